@@ -1,0 +1,177 @@
+"""The command line beside training. A sub-command more: a function under `@app.command()`."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from tcm_bench import ledger
+
+CHOICES = ("data", "backbone", "loss", "tcm", "seed")
+
+
+class OneSentence(TyperGroup):
+    """Ends what a user can put right with one sentence and status 1, in every sub-command."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the sub-command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except (ValueError, OSError) as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    name="tcm-bench",
+    cls=OneSentence,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Look at what has been trained. Training itself is `python train.py --help`.",
+)
+
+
+def _outputs() -> Path:
+    from tcm_bench.config import PROJECT_ROOT  # hydra: a third of a second that --help need not pay
+
+    return PROJECT_ROOT / "outputs"
+
+
+OutputDir = Annotated[
+    Path,
+    typer.Option(
+        default_factory=_outputs,
+        show_default="outputs/ of the project",
+        help="Folder that holds runs/ and sweeps/.",
+    ),
+]
+
+
+@app.command()
+def status(output_dir: OutputDir) -> None:
+    """Every run: where it stands, what it is, how far it is."""
+    planned = {run["run_id"]: run for path in _sweeps(output_dir) for run in _planned(path)}
+    folders = {folder.name: folder for folder in sorted((output_dir / "runs").glob("*/"))}
+    if not folders and not planned:
+        raise ValueError(f"there are no runs in {output_dir}; `python train.py` makes one")
+    table = Table("run", "state", *CHOICES, "progress", box=None, padding=(0, 1, 0, 0))
+    counts: Counter[str] = Counter()
+    reasons = []
+    for run_id in [*planned, *(name for name in folders if name not in planned)]:
+        choices = planned.get(run_id, {}).get("choices", {})
+        row = _standing(output_dir / "runs" / run_id, choices)
+        counts[row.state] += 1
+        words = [run_id, row.state, *(str(row.choices.get(name, "–")) for name in CHOICES), row.progress]
+        table.add_row(*map(Text, words))
+        reasons += [f"{run_id}: {row.reason}"] * bool(row.reason)
+    console = _console()
+    console.print(table)
+    for reason in reasons:
+        console.print(reason, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{counts.total()} runs: {', '.join(f'{n} {state}' for state, n in sorted(counts.items()))}")
+
+
+@app.command()
+def report(name: Annotated[str, typer.Argument(help="Name of a sweep.")], output_dir: OutputDir) -> None:
+    """Fold a sweep's runs to its comparisons: a table here, and report/NAME.csv and .md."""
+    path = output_dir / "sweeps" / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(p.stem for p in _sweeps(output_dir)) or "none so far"
+        raise ValueError(f"there is no sweep '{name}' in {output_dir}; sweeps there: {known}")
+    planned = _planned(path)
+    from tcm_bench.report.comparison import comparison_table, write_comparison
+
+    rows = list(ledger.results(output_dir / "runs" / run["run_id"] for run in planned))
+    console = _console()
+    console.print(comparison_table(rows, planned, width=console.width))
+    for written in write_comparison(rows, output_dir / "report", name, planned):
+        console.print(f"written: {written}", soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
+def curves(
+    run_base: Annotated[str, typer.Argument(help="Run without TCM: its id, the start of its id, or its folder.")],
+    run_tcm: Annotated[str, typer.Argument(help="Run with TCM.")],
+    out: Annotated[Path, typer.Option(help="File to draw into: .png, .svg or .pdf.")],
+    output_dir: OutputDir,
+) -> None:
+    """Draw the utility curves of the classes of two runs side by side."""
+    base, tcm = _run_folder(run_base, output_dir), _run_folder(run_tcm, output_dir)
+    from tcm_bench.report.curves import write_utility_figure
+
+    typer.echo(f"written: {write_utility_figure(base, tcm, out)}")
+
+
+def _console() -> Console:
+    """The terminal; wide enough to be read by line where there is none."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 120
+    return console
+
+
+def _sweeps(output_dir: Path) -> list[Path]:
+    return sorted((output_dir / "sweeps").glob("*.json"))
+
+
+def _planned(path: Path) -> list[dict[str, Any]]:
+    """The runs of a sweep: `run_id` and `choices` of each."""
+    try:
+        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        return [{"run_id": str(run["run_id"]), "choices": dict(run["choices"])} for run in runs]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the list of a sweep; start the sweep again to have it rewritten") from error
+
+
+class Standing(NamedTuple):
+    """Where a run stands."""
+
+    state: str
+    choices: dict[str, Any]
+    progress: str = ""
+    reason: str = ""
+
+
+def _standing(folder: Path, choices: dict[str, Any]) -> Standing:
+    """Of the run in a folder that may not exist yet; `choices` are those planned for it, if known."""
+    try:
+        state = ledger.state(folder)
+        result = ledger.read_result(folder)
+    except ValueError as error:
+        return Standing("unreadable", choices, reason=str(error))
+    choices = result.choices if result else choices
+    if doing := ledger.read_progress(folder):
+        progress = doing.stage + (f" {doing.done}/{doing.total}" if doing.total else "")
+        gone = "" if state == "running" else f"process {doing.pid} ended without a word"
+        return Standing(state, choices, progress, gone)
+    if result is None:
+        return Standing(state, choices)
+    return Standing(state, choices, f"{result.wall_s:.0f} s", " ".join((result.reason or "").split()))
+
+
+def _run_folder(run: str, output_dir: Path) -> Path:
+    """The folder of a run, given its id, the start of its id, or the folder itself.
+
+    Raises:
+        ValueError: If no run, or more than one, is meant.
+    """
+    if (Path(run) / ledger.RESULT).is_file():
+        return Path(run)
+    found = sorted(p for p in (output_dir / "runs").glob("*/") if p.name.startswith(run))
+    if exact := [p for p in found if p.name == run]:
+        return exact[0]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ValueError(f"there is no run '{run}' in {output_dir / 'runs'}; `tcm-bench status` lists the runs")
+    raise ValueError(f"'{run}' is the start of {len(found)} runs ({', '.join(p.name for p in found)}); give more of it")

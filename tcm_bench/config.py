@@ -1,0 +1,294 @@
+"""The configuration: how it names a run, what it refuses, and how it becomes objects.
+
+`instantiate` is called here only. A constructor's signature is the schema of its node, the defaults in `conf/` are the
+schema of every plain value, and what does not fit either is refused with one sentence.
+"""
+
+import difflib
+import hashlib
+import inspect
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from hydra.types import RunMode
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+
+from tcm_bench.ledger import science_hash
+
+CONFIG_NAME = "config"
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+SCIENCE = ("data", "model", "loss", "tcm", "metrics", "optim", "trainer", "seed")
+FACTORS = {"data": "data", "backbone": "model/backbone", "loss": "loss", "tcm": "tcm"}
+PLACES = ("root", "file")  # keys of `data` that say where the items lie, not which they are
+TRUSTED = (
+    "tcm_bench",
+    "torch.nn",
+    "torch.optim",
+    "lightning.pytorch",
+    "torchmetrics",
+    "pytorch_metric_learning",
+)
+
+
+class ConfigurationError(ValueError):
+    """The configuration asks for something that does not exist or does not fit."""
+
+
+def science(cfg: DictConfig) -> dict[str, Any]:
+    """The part of a configuration that decides a run's numbers, plain and resolved, the same on every machine."""
+    anywhere = OmegaConf.masked_copy(cfg, [*SCIENCE, "machine"])
+    OmegaConf.set_readonly(anywhere, False)
+    for key in anywhere.machine:
+        anywhere.machine[key] = f"<{key}>"
+    if "sha256" in anywhere.data:
+        anywhere.data.sha256 = cfg.data.sha256  # may be taken from the file whose path is masked next
+    for key in PLACES:
+        if key in anywhere.data:
+            anywhere.data[key] = f"<{key}>"
+    plain = OmegaConf.to_container(anywhere, resolve=True)
+    assert isinstance(plain, dict)
+    return {key: plain[key] for key in SCIENCE}
+
+
+def run_id(*, _root_: DictConfig) -> str:
+    """Resolver `${run_id:}`: names the run this configuration describes."""
+    return science_hash(science(_root_))
+
+
+def comparison_id(cfg: DictConfig) -> str:
+    """Names the comparison a run belongs to: all that decides its numbers but the TCM setting and the seed."""
+    return science_hash({k: v for k, v in science(cfg).items() if k not in ("tcm", "seed")})
+
+
+def choices(hydra: Any, seed: int) -> dict[str, str | int]:
+    """What was chosen for each factor of the experiment, and the seed; `hydra` is Hydra's own node."""
+    return {**{name: hydra.runtime.choices[group] for name, group in FACTORS.items()}, "seed": seed}
+
+
+@lru_cache(maxsize=64)
+def _file_sha256(path: str, size: int, modified: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_sha256(path: str) -> str:
+    """Resolver `${content_sha256:PATH}`: what lies at a path, not the path itself, names a run.
+
+    A file is hashed byte by byte, a folder by the names and sizes of all files below it.
+    """
+    place = Path(path)
+    try:
+        if place.is_dir():
+            files = sorted(file for file in place.rglob("*") if file.is_file())
+            listing = [(file.relative_to(place).as_posix(), file.stat().st_size) for file in files]
+            return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+        status = place.stat()
+        return _file_sha256(str(place), status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}; give the path of existing data") from error
+
+
+OmegaConf.register_new_resolver("run_id", run_id, replace=True)
+OmegaConf.register_new_resolver("content_sha256", content_sha256, replace=True)
+OmegaConf.register_new_resolver("cores", lambda: len(os.sched_getaffinity(0)), replace=True)
+OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
+
+
+def build(node: DictConfig, trusted: Sequence[str] = (), /, **parts: Any) -> Any:
+    """The object a node describes.
+
+    Args:
+        node: A mapping with `_target_`, possibly nested.
+        trusted: Packages that `_target_` may name beside those the project is made of.
+        **parts: Arguments that the configuration cannot hold.
+
+    Raises:
+        ConfigurationError: If a target is outside the trusted packages, does not exist, or does not take a given key.
+    """
+    for path, inner in _targets(node):
+        _check_target(path, inner, trusted)
+    try:
+        return instantiate(node, _convert_="all", **parts)
+    except InstantiationException as error:  # Hydra's wrapping hides the sentence that matters
+        cause = error.__cause__
+        if isinstance(cause, ValueError | OSError):
+            raise cause from None
+        if isinstance(cause, TypeError):
+            raise ConfigurationError(f"{node._get_full_key(None)}: {cause}") from error
+        raise
+
+
+def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    if isinstance(node, DictConfig):
+        path = path or node._get_full_key(None)
+        if "_target_" in node:
+            yield path, node
+        for key in map(str, node):
+            if not OmegaConf.is_missing(node, key):
+                yield from _targets(node[key], f"{path}.{key}")
+    elif isinstance(node, ListConfig):
+        for index, item in enumerate(node):
+            yield from _targets(item, f"{path}[{index}]")
+
+
+def _check_target(path: str, node: DictConfig, trusted: Sequence[str]) -> None:
+    name = str(node["_target_"])
+    allowed = (*TRUSTED, *trusted)
+    if not any(name.startswith(f"{package}.") for package in allowed):
+        raise ConfigurationError(
+            f"{path}._target_={name} is outside the trusted packages ({', '.join(allowed)}); "
+            f"if the code is yours, add trusted_packages=[{name.partition('.')[0]}]"
+        )
+    try:
+        parameters = inspect.signature(get_object(name)).parameters
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"{path}._target_={name} cannot be imported: {error}") from error
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for key in map(str, node):
+        if not key.startswith("_") and key not in parameters:
+            raise ConfigurationError(f"{name} takes no '{path}.{key}'{_nearest(key, parameters)}")
+
+
+def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> None:
+    """Refuse what Hydra lets pass: an unknown top-level `+key`, and a value of another type than its default.
+
+    Args:
+        cfg: The composed configuration.
+        overrides: The command line's overrides that led to it.
+        loader: Hydra's, to compose the same choices with default values.
+
+    Raises:
+        ConfigurationError: With one sentence that names the key.
+    """
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    choices = [
+        text
+        for text, override in zip(overrides, parsed, strict=True)
+        if loader.get_group_options(override.key_or_group.lstrip("/"))
+    ]
+    default = loader.load_configuration(CONFIG_NAME, choices, run_mode=RunMode.RUN, from_shell=False)
+    for key in map(str, cfg):
+        if key not in default:
+            raise ConfigurationError(f"unknown key '{key}'{_nearest(key, default)}")
+    for override in parsed:
+        key = override.key_or_group
+        if override.is_delete() or key not in _plain_keys(default):
+            continue
+        expected = OmegaConf.select(default, key, throw_on_missing=False)
+        given = OmegaConf.select(cfg, key, throw_on_missing=False)
+        if not _fits(given, expected):
+            raise ConfigurationError(
+                f"{key} must be {_kind(expected)}, got {given!r}; its default is {key}={_shown(expected)}"
+            )
+
+
+def _plain_keys(node: Any, prefix: str = "") -> set[str]:
+    """Dotted names of everything in a configuration, Hydra's own part left out."""
+    found: set[str] = set()
+    for key in node:
+        if prefix or key != "hydra":
+            found.add(f"{prefix}{key}")
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
+                found |= _plain_keys(child, f"{prefix}{key}.")
+    return found
+
+
+def _fits(given: Any, expected: Any) -> bool:
+    if given is None or expected is None or (isinstance(expected, str) and isinstance(given, int | float)):
+        return True
+    if isinstance(expected, bool) or isinstance(given, bool):
+        return isinstance(given, bool) and isinstance(expected, bool)
+    if isinstance(expected, float):
+        return isinstance(given, int | float)
+    if isinstance(expected, DictConfig | ListConfig):
+        return type(given) is type(expected)
+    return isinstance(given, type(expected))
+
+
+def _kind(value: Any) -> str:
+    kinds = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        ListConfig: "a list",
+    }
+    return kinds.get(type(value), "a mapping")
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _nearest(word: str, known: Any) -> str:
+    near = difflib.get_close_matches(word, [str(k) for k in known if not str(k).startswith("_")], n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else f"; known here: {', '.join(sorted(map(str, known)))}"
+
+
+def explain(error: BaseException) -> str | None:
+    """One sentence for an error of composition, or None if `error` is none."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, ConfigurationError):
+            return str(cause)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        options = error.options or []
+        return f"there is no {group.replace('/', '.') or 'configuration'}={option}{_nearest(option, options)}"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read '{error.override}' as key=value: {_first_line(error)}"
+    for cause in causes:
+        if missing := re.search(r"Missing mandatory value: (\S+)", str(cause)):
+            return f"{missing[1]} must be given: {missing[1]}=..."
+        if isinstance(cause, InterpolationResolutionError):
+            return f"{getattr(cause, 'full_key', 'a value')} cannot be resolved: {_first_line(cause)}"
+    unknown = re.search(r"Could not override '([^']+)'", str(error))
+    if isinstance(error, ConfigCompositionException) and unknown:
+        return _unknown_key(unknown[1], causes)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _first_line(error)
+    return None
+
+
+def _unknown_key(key: str, causes: Sequence[BaseException]) -> str:
+    full_key = next((str(found) for c in causes if (found := getattr(c, "full_key", None))), key)
+    GlobalHydra.instance().clear()  # nothing will run any more: the command has failed
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        default = compose(CONFIG_NAME)
+    parent, _, word = full_key.rpartition(".")
+    siblings = OmegaConf.select(default, parent) if parent else default
+    known = [str(name) for name in siblings] if isinstance(siblings, DictConfig) else []
+    if not known:
+        return f"unknown key '{full_key}'{_nearest(full_key, _plain_keys(default))}"
+    return f"unknown key '{full_key}'{_nearest(word, known)}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what led to it, as a traceback would show them."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

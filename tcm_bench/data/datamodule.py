@@ -1,0 +1,250 @@
+"""The four loaders of a run: training batches, held-out, unseen and seen classes."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from tcm_bench.batch import Batch
+from tcm_bench.data.sampler import ClassBalancedSampler
+from tcm_bench.data.table import FeatureTable, ImageTable, Splits, Table
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+class Draw(NamedTuple):
+    """What a sampler asks of the dataset: the rows of one batch, and the epoch they are for."""
+
+    epoch: int
+    rows: list[int]
+
+
+class TableDataset(Dataset[Batch]):
+    """Whole batches of a table.
+
+    A random transform draws from torch's global generator, seeded for each item by ``(seed, epoch, row)``:
+    an item looks the same whichever worker or rank makes it. The generator is left as it was found.
+
+    Args:
+        table: Images or features.
+        transform: Applied to each image; not used for features.
+        seed: Of the transform.
+
+    Raises:
+        ValueError: If the table holds images and there is no transform.
+    """
+
+    def __init__(self, table: Table, transform: Transform | None = None, seed: int = 0) -> None:
+        if not isinstance(table, FeatureTable) and transform is None:
+            raise ValueError(f"{type(table).__name__} holds images: a transform to tensors is needed, got none")
+        self.table = table
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self.table)
+
+    def __getitem__(self, draw: Draw) -> Batch:
+        """The batch of ``draw.rows``, in their order."""
+        rows = np.asarray(draw.rows)
+        if isinstance(self.table, FeatureTable):
+            inputs = torch.from_numpy(np.asarray(self.table.features[rows], dtype=np.float32))
+        else:
+            with torch.random.fork_rng(devices=[]):
+                inputs = torch.stack([self._image(draw.epoch, row) for row in draw.rows])
+        return Batch(inputs, torch.from_numpy(self.table.labels[rows]), torch.from_numpy(rows))
+
+    def _image(self, epoch: int, row: int) -> Tensor:
+        """One image, transformed."""
+        assert isinstance(self.table, ImageTable)
+        assert self.transform is not None
+        (state,) = np.random.SeedSequence((self.seed, epoch, row)).generate_state(1)
+        torch.default_generator.manual_seed(int(state))  # 100 times faster than torch.manual_seed: CPU only
+        return self.transform(self.table.image(row))
+
+
+class TrainingDraws(Sampler[Draw]):
+    """The batches of a :class:`ClassBalancedSampler` together with their epoch.
+
+    Workers outlive epochs, so the epoch must travel with the rows. Passed as ``sampler`` (and no batch size),
+    because Lightning calls ``set_epoch`` on a loader's ``sampler``, but not on its ``batch_sampler``.
+    """
+
+    def __init__(self, batches: ClassBalancedSampler) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self.batches)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration yields."""
+        self.batches.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Draw]:
+        """The epoch's batches."""
+        return (Draw(self.batches.epoch, rows) for rows in self.batches)
+
+
+class EvaluationDraws(Sampler[Draw]):
+    """Every row once, in order, cut into near-equal batches: the same number on every rank.
+
+    The number must be the same because a forward pass may synchronise ranks. No row is repeated, except where
+    a rank would have an empty batch (fewer rows than ranks): it evaluates the first row again, and whoever
+    gathers the batches must key them by ``indices``.
+    """
+
+    def __init__(self, rows: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        if batch_size < 1:
+            raise ValueError(f"test_batch_size must be at least 1, got {batch_size}")
+        parts = np.array_split(rows, world_size)
+        batches = np.array_split(parts[rank], -(-len(parts[0]) // batch_size))  # the first part is the longest
+        self.batches = [(batch if len(batch) else rows[:1]).tolist() for batch in batches]
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Draw]:
+        """The batches."""
+        return (Draw(0, rows) for rows in self.batches)
+
+
+class RetrievalData(L.LightningDataModule):
+    """Loaders over the splits of a dataset, whether they hold images or features.
+
+    Training batches come from a :class:`ClassBalancedSampler`. All loaders cut themselves by rank: use
+    ``Trainer(use_distributed_sampler=False)``.
+
+    Args:
+        splits: Training and test tables.
+        train_transform: For training images, may be random.
+        test_transform: For evaluation images.
+        classes_per_batch: Of the training batches.
+        images_per_class: Of the training batches.
+        batches_per_epoch: ``None``: as many as the training images fill.
+        test_batch_size: Images at a time in evaluation; changes no result.
+        seen_classes: Training classes that are evaluated beside the test classes; all if there are fewer.
+        validation_classes: Training classes that are held out from training, for choosing settings.
+        seed: Of the batches and of the random transform. Which classes are seen or held out does not depend
+            on it: they are spaced evenly over the training classes.
+        num_workers: Processes that decode images; features are always read in the main process.
+
+    Raises:
+        ValueError: If a number is out of range, or images come without transforms.
+    """
+
+    def __init__(
+        self,
+        splits: Splits,
+        train_transform: Transform | None = None,
+        test_transform: Transform | None = None,
+        *,
+        classes_per_batch: int,
+        images_per_class: int,
+        batches_per_epoch: int | None = None,
+        test_batch_size: int = 256,
+        seen_classes: int = 500,
+        validation_classes: int = 0,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        available = splits.train.num_classes
+        if not 0 <= validation_classes < available:
+            raise ValueError(
+                f"validation_classes must leave some of the {available} training classes, got {validation_classes}"
+            )
+        if seen_classes < 1:
+            raise ValueError(f"seen_classes must be at least 1, got {seen_classes}")
+        self.splits = splits
+        self.validation_classes = _evenly_spaced(np.arange(available), validation_classes)
+        self.train_classes = np.setdiff1d(np.arange(available), self.validation_classes)
+        self.seen_classes = _evenly_spaced(self.train_classes, seen_classes)
+        self.seed = seed
+        self.num_workers = num_workers
+        self.test_batch_size = test_batch_size
+        self._augmented = TableDataset(splits.train, train_transform, seed)
+        self._known = TableDataset(splits.train, test_transform)
+        self._unseen = TableDataset(splits.test, test_transform)
+        self._batches: dict[str, Any] = {
+            "classes_per_batch": classes_per_batch,
+            "images_per_class": images_per_class,
+            "batches_per_epoch": batches_per_epoch,
+        }
+        self._training_draws()  # refuse what cannot be drawn now, not after the network has been built
+
+    def setup(self, stage: str) -> None:
+        """Without held-out classes there is nothing to validate: tell the trainer, which warns otherwise."""
+        if self.trainer is not None and not len(self.validation_classes):
+            self.trainer.limit_val_batches = 0
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Class-balanced batches of the training classes."""
+        return self._loader(self._augmented, self._training_draws())
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """The held-out training classes; an empty list if there are none."""
+        if not len(self.validation_classes):
+            return []
+        return self._loader(self._known, self._evaluation_draws(self._rows(self.validation_classes)))
+
+    def test_dataloader(self) -> list[DataLoader[Batch]]:
+        """The test classes, then the seen classes."""
+        everything = np.arange(len(self.splits.test))
+        return [
+            self._loader(self._unseen, self._evaluation_draws(everything)),
+            self._loader(self._known, self._evaluation_draws(self._rows(self.seen_classes))),
+        ]
+
+    @property
+    def _ranks(self) -> dict[str, int]:
+        """This process among its peers."""
+        if self.trainer is None:
+            return {"rank": 0, "world_size": 1}
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+
+    def _training_draws(self) -> TrainingDraws:
+        """The sampler of the training loader."""
+        return TrainingDraws(
+            ClassBalancedSampler(
+                self.splits.train.labels,
+                classes=self.train_classes,
+                seed=self.seed,
+                **self._batches,
+                **self._ranks,
+            )
+        )
+
+    def _evaluation_draws(self, rows: np.ndarray) -> EvaluationDraws:
+        """The sampler of an evaluation loader."""
+        return EvaluationDraws(rows, self.test_batch_size, **self._ranks)
+
+    def _rows(self, classes: np.ndarray) -> np.ndarray:
+        """Rows of the training table that belong to ``classes``."""
+        return np.flatnonzero(np.isin(self.splits.train.labels, classes))
+
+    def _loader(self, dataset: TableDataset, draws: Sampler[Draw]) -> DataLoader[Batch]:
+        """A loader that asks ``dataset`` for whole batches."""
+        workers = 0 if isinstance(dataset.table, FeatureTable) else self.num_workers
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=draws,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            generator=torch.Generator().manual_seed(self.seed),  # spares the global one, which the network uses
+        )
+
+
+def _evenly_spaced(values: np.ndarray, count: int) -> np.ndarray:
+    """``count`` of ``values``, or all of them, at even distances."""
+    count = min(count, len(values))
+    return values[(2 * np.arange(count) + 1) * len(values) // (2 * max(count, 1))]

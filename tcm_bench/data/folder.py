@@ -1,0 +1,65 @@
+"""Anyone's own images: one folder for each class."""
+
+import os
+from pathlib import Path
+
+from tcm_bench.data.listing import Counts, Listing, open_world
+from tcm_bench.data.table import Splits
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def folder(root: str | Path, counts: Counts | None = None) -> Splits:
+    """Classes of ``root/train`` to learn from and of ``root/test`` to evaluate on.
+
+    Without these two folders, the folders in ``root`` itself are the classes, and every second one in the
+    order of their names is for testing. Images may lie at any depth in a class's folder; hidden files and
+    files that are no images are passed over.
+
+    Args:
+        root: Holds ``train/<class>/*.jpg`` and ``test/<class>/*.jpg``, or ``<class>/*.jpg``.
+        counts: See :func:`~tcm_bench.data.listing.open_world`.
+
+    Raises:
+        ValueError: If there is no image, a class is in both splits, or the counts differ.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise ValueError(f"{root} is not a folder: set data.root to one that holds a folder of images per class")
+    if (root / "train").is_dir() and (root / "test").is_dir():
+        train, test = _class_folders(root / "train"), _class_folders(root / "test")
+    else:
+        both = _class_folders(root)
+        train, test = both[0::2], both[1::2]
+    names = [path.name for path in train + test]
+    listings = (
+        _listing(root, train, first_number=0),
+        _listing(root, test, first_number=len(train)),
+    )
+    return open_world("a folder of images per class", root, *listings, dict(enumerate(names)), counts)
+
+
+def _class_folders(parent: Path) -> list[Path]:
+    """Folders in ``parent`` with an image in them, by name."""
+    folders = sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [path for path in folders if _images(path)]
+
+
+def _listing(root: Path, folders: list[Path], first_number: int) -> Listing:
+    """The images of some classes, numbered in their order."""
+    rows = [
+        (os.path.relpath(image, root).replace(os.sep, "/"), number)
+        for number, path in enumerate(folders, start=first_number)
+        for image in _images(path)
+    ]
+    return Listing([path for path, _ in rows], [number for _, number in rows])
+
+
+def _images(path: Path) -> list[str]:
+    """Paths of the images below a folder, sorted."""
+    return sorted(
+        f"{folder}/{name}"
+        for folder, _, names in os.walk(path)
+        for name in names
+        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+    )

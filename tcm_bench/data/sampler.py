@@ -1,0 +1,193 @@
+"""Class-balanced batches, a pure function of seed and epoch."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+class ClassBalancedSampler(Sampler[list[int]]):
+    """Batches of ``classes_per_batch`` classes with ``images_per_class`` images each.
+
+    Classes and images are dealt from shuffled decks: within an epoch every class is drawn before any is
+    drawn again, and so is every image of a class, so that draws differ by at most one. No class and no
+    image occurs twice in a batch.
+
+    Class sizes may differ. A class with a single image has no positive pair and is never drawn. A class with
+    fewer than ``images_per_class`` images gives all it has and further classes fill the batch, which always
+    holds exactly ``classes_per_batch * images_per_class`` images; the class that fills it up may give fewer
+    than it has, but no image is left without a positive (unless the batch is odd and its classes are pairs).
+
+    The batches depend on ``seed`` and on the epoch set by :meth:`set_epoch`, and on nothing else: every rank
+    draws the same global batch and keeps its own contiguous part, so that the union over any number of ranks
+    is the batch of a single one, and an epoch can be repeated or resumed without the ones before it.
+
+    Args:
+        labels: int ``(items,)``, class of each item.
+        classes_per_batch: At least 1.
+        images_per_class: At least 2.
+        batches_per_epoch: ``None``: as many as the drawable images fill.
+        classes: Classes to draw from; ``None``: all.
+        seed: At least 0.
+        rank: Part of the batch to yield, ``0 <= rank < world_size``.
+        world_size: Number of equal parts; must divide the batch.
+
+    Raises:
+        ValueError: If the images do not suffice for one batch, or the parts would not be equal.
+
+    Example:
+        >>> sampler = ClassBalancedSampler(
+        ...     np.repeat([0, 1, 2], 4), classes_per_batch=2, images_per_class=3
+        ... )
+        >>> [len(batch) for batch in sampler]
+        [6, 6]
+    """
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        *,
+        classes_per_batch: int,
+        images_per_class: int,
+        batches_per_epoch: int | None = None,
+        classes: np.ndarray | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if classes_per_batch < 1 or images_per_class < 2:
+            raise ValueError(
+                "a batch needs classes_per_batch >= 1 and images_per_class >= 2 to hold a positive pair, "
+                f"got {classes_per_batch} x {images_per_class}"
+            )
+        if batches_per_epoch is not None and batches_per_epoch < 1:
+            raise ValueError(f"batches_per_epoch must be at least 1, or null for one pass, got {batches_per_epoch}")
+        counts = np.bincount(labels)
+        drawable = counts >= 2
+        if classes is not None:
+            drawable &= np.isin(np.arange(len(counts)), classes)
+        order = np.argsort(labels, kind="stable")
+        self._rows = order[drawable[labels[order]]]  # rows of the drawable classes, class after class
+        self._counts = counts[drawable]
+        self._starts = np.cumsum(self._counts) - self._counts
+        self._gives = np.minimum(self._counts, images_per_class)
+        self._size = classes_per_batch * images_per_class
+
+        batch = f"a batch of {classes_per_batch} x {images_per_class} = {self._size} images"
+        if (capacity := int(self._gives.sum())) < self._size:
+            most = capacity // images_per_class
+            remedy = f"lower classes_per_batch to at most {most}" if most else "lower images_per_class"
+            raise ValueError(
+                f"{batch} cannot be drawn: the {len(self._counts)} classes with at least two images "
+                f"give {capacity} when each gives at most {images_per_class}, so {remedy} or add images"
+            )
+        if self._size % world_size or not 0 <= rank < world_size:
+            raise ValueError(
+                f"{batch} cannot be cut into equal parts for rank {rank} of {world_size}: "
+                f"make classes_per_batch * images_per_class a multiple of the number of ranks"
+            )
+        part = self._size // world_size
+        self._part = slice(rank * part, (rank + 1) * part)
+        self._batches = batches_per_epoch or len(self._rows) // self._size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return self._batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration yields."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The epoch's batches, as rows of the table; this rank's part of each."""
+        rng = np.random.default_rng((self.seed, self.epoch))
+        class_deck = np.empty(0, dtype=np.int64)
+        # Every class's cards lie in its own segment of `cards`; those before its cursor have been dealt. All
+        # decks start as used up, so that each is shuffled when it is first needed.
+        cards, cursor = self._rows.copy(), self._counts.copy()
+        for _ in range(self._batches):
+            classes, class_deck = self._deal_classes(class_deck, rng)
+            rows = self._deal_images(classes, self._shares(classes), cards, cursor, rng)
+            yield rows[self._part].tolist()
+
+    def _deal_classes(self, deck: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Just enough distinct classes for one batch, and the deck that remains."""
+        window = deck[: self._size // 2 + 1]  # every class gives two images or more
+        filled = np.cumsum(self._gives[window])
+        needed = int(np.searchsorted(filled, self._size)) + 1
+        if needed <= len(deck):
+            return deck[:needed], deck[needed:]
+
+        # The deck ends inside the batch: go on with a fresh one, passing over the classes in hand.
+        missing = self._size - self._gives[deck].sum()
+        fresh = rng.permutation(len(self._counts))
+        held = np.isin(fresh, deck)
+        others = fresh[~held]
+        needed = int(np.searchsorted(np.cumsum(self._gives[others]), missing)) + 1
+        rest = rng.permutation(np.concatenate([others[needed:], fresh[held]]))
+        return np.concatenate([deck, others[:needed]]), rest
+
+    def _shares(self, classes: np.ndarray) -> np.ndarray:
+        """Images that each class of a batch gives; they sum to the batch exactly."""
+        shares = self._gives[classes]
+        shares[-1] -= shares.sum() - self._size
+        donors = np.flatnonzero(shares > 2)
+        if shares[-1] == 1 and len(donors):  # a lone image would have no positive
+            shares[-1] += 1
+            shares[donors[-1]] -= 1
+        return shares
+
+    def _deal_images(
+        self,
+        classes: np.ndarray,
+        shares: np.ndarray,
+        cards: np.ndarray,
+        cursor: np.ndarray,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """The next ``shares`` images of each class, class after class; moves ``cursor``, renews ``cards``."""
+        counts, starts, first = self._counts[classes], self._starts[classes], cursor[classes]
+        position = np.repeat(first, shares) + _ragged_arange(shares)
+        beyond = position >= np.repeat(counts, shares)
+        place = np.repeat(starts, shares) + position
+        rows = cards[np.where(beyond, 0, place)]  # what is left of the old decks, before they are renewed
+        after = first + shares
+        used_up = after > counts
+        if used_up.any():
+            self._renew(classes[used_up], (after - counts)[used_up], cards, cursor, rng)
+            after[used_up] -= counts[used_up]
+            rows[beyond] = cards[(place - np.repeat(counts, shares))[beyond]]
+        cursor[classes] = after
+        return rows
+
+    def _renew(
+        self,
+        classes: np.ndarray,
+        heads: np.ndarray,
+        cards: np.ndarray,
+        cursor: np.ndarray,
+        rng: np.random.Generator,
+    ) -> None:
+        """Shuffle the decks of ``classes``, all at once.
+
+        The first ``heads`` cards of each new deck complete a batch begun with the last cards of the old one:
+        they are drawn from the others. Those last cards then lie anywhere behind the head.
+        """
+        counts = self._counts[classes]
+        segment = np.repeat(np.arange(len(classes)), counts)
+        position = _ragged_arange(counts)
+        place = self._starts[classes][segment] + position
+        in_batch = position >= cursor[classes][segment]
+        deck = cards[place][np.argsort(segment + 0.5 * (in_batch + rng.random(len(segment))))]
+        if in_batch.any():
+            behind = position >= heads[segment]
+            deck = deck[np.argsort(segment + 0.5 * (behind + rng.random(len(segment))))]
+        cards[place] = deck
+
+
+def _ragged_arange(lengths: np.ndarray) -> np.ndarray:
+    """``0 .. n - 1`` for each ``n`` of ``lengths``, one after the other."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)

@@ -1,0 +1,1 @@
+"""Training: the Lightning module and its callbacks. No formula lives here."""

@@ -1,0 +1,257 @@
+"""One experiment: from a configuration to trained weights, stored embeddings and numbers."""
+
+import logging
+import math
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torchmetrics import Metric, MetricCollection
+
+from tcm_bench.config import ConfigurationError, build
+from tcm_bench.data.datamodule import RetrievalData
+from tcm_bench.data.features import frozen_features
+from tcm_bench.data.table import FeatureTable, ImageTable, Splits
+from tcm_bench.engine.callbacks import CHECKPOINT
+from tcm_bench.engine.module import RetrievalModule
+from tcm_bench.ledger import EMBEDDINGS, write_progress
+from tcm_bench.losses.objective import Objective
+from tcm_bench.metrics.threshold_consistency import ThresholdConsistency
+from tcm_bench.models.embedder import Embedder
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = "weights.safetensors"
+HARMLESS = (  # what Lightning says of a run that does as it was told
+    ".*does not have many workers.*",
+    ".*exists and is not empty.*",
+    ".*LeafSpec.*",
+)
+FRACTIONS = ("opis", "opis_10pct")  # beside every recall_at_<k>
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an experiment adds to its row; see `tcm_bench.ledger.Result`."""
+
+    reason: str | None = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    threshold: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
+    data_hash: str | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is put together from.
+
+    Attributes:
+        data: Loaders over images, or over vectors.
+        embedder: The network that is trained.
+        identity: Names the backbone and its weights; empty if the data came as vectors.
+    """
+
+    data: RetrievalData
+    embedder: Embedder
+    identity: dict[str, Any]
+
+
+def fit_and_test(cfg: DictConfig, run_dir: Path, choices: Mapping[str, str | int]) -> Measured:
+    """Build everything from `cfg`, train it, store the test embeddings and return what was measured.
+
+    Training goes on from the last epoch's checkpoint if the run was killed.
+    """
+    torch.set_num_threads(cfg.machine.threads)
+    torch.set_flush_denormal(True)  # sigmoids of far pairs make denormals, which are a hundred times slower
+    logging.captureWarnings(True)
+    trusted = list(cfg.trusted_packages)
+
+    splits = build(cfg.data.splits, trusted)
+    _check_classes(cfg, splits)
+    parts = _assemble(cfg, trusted, splits, run_dir)
+    metrics = {name: build(node, trusted) for name, node in cfg.metrics.items()}
+    _seed(cfg)
+    module = RetrievalModule(
+        parts.embedder,
+        Objective(build(cfg.loss, trusted), build(cfg.tcm, trusted)),
+        MetricCollection(metrics),
+        build(cfg.optim.optimizer, trusted),
+        build(cfg.optim.schedule, trusted),
+        head_lr_scale=cfg.optim.head_lr_scale,
+        chunk_size=cfg.model.chunk_size,
+    )
+    trainer = _trainer(cfg, trusted, run_dir, choices)
+    with warnings.catch_warnings():
+        for known in HARMLESS:
+            warnings.filterwarnings("ignore", message=known)
+        before = _before_training(parts, metrics["recall"], _device(cfg))
+        checkpoint = run_dir / CHECKPOINT
+        trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint if checkpoint.exists() else None)
+        write_progress(run_dir, "test")
+        trainer.test(module, datamodule=parts.data, verbose=False)
+    measured = _measured(module, splits, parts, before)
+    if trainer.is_global_zero:
+        _store(run_dir, module)
+        checkpoint.unlink(missing_ok=True)  # only a run that has not ended needs it
+    return measured
+
+
+def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path) -> Parts:
+    """Data and network. Backbone and head are seeded apart, so that cached features leave the head's start as it is."""
+    transforms = {
+        name: build(cfg.data[name], trusted) for name in ("train_transform", "test_transform") if name in cfg.data
+    }
+    make_data = build(cfg.data.loader, trusted)
+    identity: dict[str, Any] = {}
+    backbone = None
+    if isinstance(splits.train, ImageTable):
+        _seed(cfg)
+        backbone = build(cfg.model.backbone, trusted)
+        identity = backbone.identity
+        if cfg.model.freeze == "backbone":
+            splits = frozen_features(
+                backbone,
+                splits,
+                transforms.pop("test_transform"),
+                cache_dir=Path(cfg.machine.cache_dir),
+                device=_device(cfg),
+                on_progress=lambda done, total: write_progress(run_dir, "features", done, total),
+                progress_bar=bool(cfg.machine.progress),
+            )
+            transforms.clear()
+    _seed(cfg)
+    make_head = build(cfg.model.head, trusted)
+    if isinstance(splits.train, FeatureTable):
+        embedder = Embedder(None, make_head, num_features=splits.train.num_features)
+        if cfg.model.center:
+            sample = np.linspace(0, len(splits.train) - 1, min(len(splits.train), 10_000)).astype(int)
+            cast(Any, embedder.head).center(torch.from_numpy(np.asarray(splits.train.features[sample])))
+    else:
+        embedder = Embedder(backbone, make_head, freeze=cfg.model.freeze)
+    return Parts(make_data(splits=splits, **transforms), embedder, identity)
+
+
+def _seed(cfg: DictConfig) -> None:
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+
+
+def _device(cfg: DictConfig) -> str:
+    wanted = cfg.machine.accelerator
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return {"gpu": "cuda"}.get(wanted, wanted)
+
+
+def _check_classes(cfg: DictConfig, splits: Splits) -> None:
+    declared = cfg.data.get("num_train_classes")
+    if declared is not None and splits.train.num_classes != declared:
+        raise ConfigurationError(
+            f"the data have {splits.train.num_classes} training classes where data.num_train_classes={declared} is "
+            "declared; correct the value, or check that the data are complete"
+        )
+
+
+def _trainer(cfg: DictConfig, trusted: list[str], run_dir: Path, choices: Mapping[str, str | int]) -> pl.Trainer:
+    loggers = []
+    for node in cfg.logger.values():
+        job_type = "tcm" if cfg.tcm.positive_weight or cfg.tcm.negative_weight else "base"
+        group = "_".join(str(choices[name]) for name in ("data", "backbone", "loss"))
+        tags = [str(choices[name]) for name in ("data", "backbone", "loss", "tcm")]
+        loggers.append(build(node, trusted, group=group, job_type=job_type, tags=[*node.tags, *tags]))
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    return build(
+        cfg.trainer,
+        trusted,
+        accelerator=cfg.machine.accelerator,
+        devices=cfg.machine.devices,
+        num_nodes=cfg.machine.num_nodes,
+        strategy=cfg.machine.strategy,
+        default_root_dir=str(run_dir),
+        logger=loggers or False,
+        callbacks=[build(node, trusted) for node in cfg.callbacks.values()],
+        enable_progress_bar=bool(cfg.machine.progress) and sys.stderr.isatty(),
+        enable_model_summary=False,
+        use_distributed_sampler=False,  # the loaders cut themselves by rank
+        num_sanity_val_steps=0,
+    )
+
+
+@torch.inference_mode()
+def _before_training(parts: Parts, recall: Metric, device: str) -> float:
+    """R@1 on the test classes of the features that training starts from."""
+    unseen, _ = parts.data.test_dataloader()
+    backbone = (parts.embedder.backbone or nn.Identity()).to(device).eval()
+    recall = recall.clone().to(device)
+    for batch in unseen:
+        features = normalize(backbone(batch.inputs.to(device)).float())
+        recall.update(features, batch.labels.to(device), batch.indices.to(device))
+    parts.embedder.train()
+    return float(recall.compute()["recall_at_1"])
+
+
+def _measured(module: RetrievalModule, splits: Splits, parts: Parts, before: float) -> Measured:
+    """Split what the metrics say into fractions, threshold settings and counts."""
+    unseen = _plain(module.test_metrics.compute())
+    seen = _plain(module.seen_metrics.compute())
+    threshold = module.test_metrics["threshold"]
+    assert isinstance(threshold, ThresholdConsistency)
+    assert threshold.result is not None
+    fractions = {name: value for name, value in unseen.items() if name in FRACTIONS or name.startswith("recall_at_")}
+    return Measured(
+        reason=threshold.result.reason,
+        metrics={
+            **fractions,
+            "recall_at_1_before": before,
+            **{f"{name}_seen": seen[name] for name in ("recall_at_1", *FRACTIONS)},
+        },
+        threshold={**threshold.settings, "d_min": unseen["d_min"], "d_max": unseen["d_max"]},
+        counts={
+            "train_classes": splits.train.num_classes,
+            "train_images": len(splits.train),
+            "test_classes": splits.test.num_classes,
+            "test_images": len(splits.test),
+            **{name.removeprefix("num_"): int(value or 0) for name, value in unseen.items() if name.startswith("num_")},
+        },
+        network=parts.identity,
+        data_hash=splits.fingerprint,
+    )
+
+
+def _plain(values: Mapping[str, Tensor]) -> dict[str, float | None]:
+    """Floats, None for what is undefined."""
+    floats = {name: float(value) for name, value in values.items()}
+    return {name: None if math.isnan(value) else value for name, value in floats.items()}
+
+
+def _store(run_dir: Path, module: RetrievalModule) -> None:
+    """The test embeddings, row for row as the metrics saw them, and the trained weights."""
+    threshold = module.test_metrics["threshold"]
+    assert isinstance(threshold, ThresholdConsistency)
+    embeddings, labels, indices = threshold.table()
+    _save(
+        run_dir / EMBEDDINGS,
+        {"embeddings": embeddings.float(), "labels": labels.long(), "indices": indices.long()},
+    )
+    _save(run_dir / WEIGHTS, dict(module.embedder.state_dict()))
+
+
+def _save(path: Path, tensors: dict[str, Tensor]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+        temporary.chmod(0o644)  # safetensors makes files that only their owner may read
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,51 @@
+"""What training minimizes: a base loss plus TCM on the same pairs."""
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tcm_bench.functional.pairs import Pairs
+from tcm_bench.losses.tcm import TCM
+
+
+class Objective(nn.Module):
+    """Base loss plus TCM over one shared similarity matrix, reported term by term.
+
+    Args:
+        base: Maps :class:`~tcm_bench.functional.pairs.Pairs` to a scalar.
+        tcm: The regularizer; weights 0 for the baseline.
+    """
+
+    def __init__(self, base: nn.Module, tcm: TCM) -> None:
+        super().__init__()
+        self.base = base
+        self.tcm = tcm
+
+    def forward(
+        self, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Terms of a batch.
+
+        Args:
+            embeddings: Unit-norm rows; half types are taken to float32.
+            labels: Class of each row.
+
+        Returns:
+            ``loss`` with its graph. Without: ``base`` and ``tcm``, which add up to it;
+            ``tcm_positive`` and ``tcm_negative``, the mean violations before their weights;
+            ``hard_positives`` and ``hard_negatives``, numbers of unordered pairs.
+
+        Raises:
+            ValueError: If a row's norm is not 1 within 1e-2.
+        """
+        pairs = Pairs(embeddings, labels)
+        base = self.base(pairs)
+        tcm = self.tcm.terms(pairs)
+        return {
+            "loss": base + tcm.loss,
+            "base": base.detach(),
+            "tcm": tcm.loss.detach(),
+            "tcm_positive": tcm.positive.detach(),
+            "tcm_negative": tcm.negative.detach(),
+            "hard_positives": tcm.hard_positives.to(base.dtype),
+            "hard_negatives": tcm.hard_negatives.to(base.dtype),
+        }

@@ -1,0 +1,1 @@
+"""Embedding networks: backbone, pooling, head, and the weights they start from."""

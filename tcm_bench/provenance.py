@@ -1,0 +1,59 @@
+"""Where a number comes from: code, libraries, memory."""
+
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "tcm-bench",
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning",
+    "torchmetrics",
+    "hydra-core",
+    "numpy",
+    "pillow",
+)
+
+
+def versions() -> dict[str, str]:
+    """Version of Python, the platform and every library that can move a number."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the code that runs and whether tracked files differ from it; both None outside a checkout."""
+
+    def git(*words: str) -> str | None:
+        try:
+            ran = subprocess.run(
+                ["git", *words],
+                cwd=Path(__file__).parent,
+                capture_output=True,
+                text=True,
+                timeout=20,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return ran.stdout.strip() if ran.returncode == 0 else None
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return {"sha": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
+
+
+def peak_mem_gib() -> float:
+    """Largest resident memory of this process so far, GiB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

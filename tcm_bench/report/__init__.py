@@ -1,0 +1,1 @@
+"""What people read: tables and figures folded from `result.json` files."""

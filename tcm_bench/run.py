@@ -1,0 +1,195 @@
+"""The life of one run: name it, skip it if it is done, train it, leave a row however it ends."""
+
+import tcm_bench.torchvision_schemas  # noqa: F401  isort: skip
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import hydra
+from filelock import FileLock, Timeout
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from tcm_bench import ledger, provenance
+from tcm_bench.config import (
+    CONFIG_NAME,
+    PROJECT_ROOT,
+    ConfigurationError,
+    check,
+    choices,
+    comparison_id,
+    explain,
+)
+
+log = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.yaml"
+LOCK = ".lock"
+LOCK_WAIT_S = 3  # a worker whose sweep was killed lets go of its run within a second
+
+_watching = threading.Event()
+
+
+def main() -> None:
+    """Run the command line; end with one sentence and a non-zero status if it cannot be done."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach this function instead of Hydra's printer
+    with _one_sentence():
+        hydra.main(config_path=str(PROJECT_ROOT / "conf"), config_name=CONFIG_NAME, version_base="1.3")(job)()
+
+
+@contextlib.contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Turn every foreseen error into a sentence and an exit; a fault of ours keeps its traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; the same command goes on from here\n")
+        sys.exit(130)
+    except Exception as error:
+        sentence = explain(error)
+        if sentence is None and not isinstance(error, ValueError | OSError):
+            raise
+        sys.stderr.write(f"error: {sentence or error}\n")
+        sys.exit(2 if sentence else 1)
+
+
+def job(cfg: DictConfig) -> ledger.Result:
+    """Hydra's task: one run. In a sweep a failure is a row, not an exception, so that the others go on."""
+    settings = HydraConfig.get()
+    if settings.mode is RunMode.MULTIRUN:
+        _end_with_parent()
+        try:
+            return execute(cfg, choices(settings, cfg.seed))
+        except Exception:
+            failed = ledger.read_result(Path(cfg.run_dir))
+            if failed is None:
+                raise
+            return failed
+    with _one_sentence():  # here, because Hydra adds lines of its own to what passes through it
+        check(cfg, settings.overrides.task, GlobalHydra.instance().config_loader())
+        result = execute(cfg, choices(settings, cfg.seed))
+    log.info(summary(result, Path(cfg.run_dir)))
+    return result
+
+
+def _end_with_parent() -> None:
+    """In a worker of a sweep: stop when the sweep was killed, instead of holding on to a run that it will ask for."""
+    if multiprocessing.current_process().name == "MainProcess" or _watching.is_set():
+        return
+    _watching.set()
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def execute(cfg: DictConfig, chosen: dict[str, str | int]) -> ledger.Result:
+    """Train and evaluate what `cfg` describes, unless that is done already.
+
+    Args:
+        cfg: A composed configuration.
+        chosen: What was chosen for each factor, and the seed; goes into the row.
+
+    Returns:
+        The run's row, which is in its folder as well.
+
+    Raises:
+        ConfigurationError: If another process is at this very run.
+    """
+    run_dir = Path(cfg.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with _alone(run_dir):
+        earlier = ledger.read_result(run_dir)
+        if earlier and earlier.status == "finished" and not cfg.force:
+            log.info("already finished; force=true runs it again")
+            return earlier
+        if cfg.force:
+            _forget(run_dir)
+        ledger.write_atomic(run_dir / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))
+        return _attempt(cfg, chosen, run_dir)
+
+
+def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> ledger.Result:
+    from tcm_bench.experiment import Measured, fit_and_test  # torch: seconds that a finished run need not pay
+
+    started, clock = datetime.now(UTC), time.monotonic()
+    ledger.write_progress(run_dir, "start")
+
+    def row(status: ledger.Status, measured: Measured) -> ledger.Result:
+        result = ledger.Result(
+            status=status,
+            run_id=cfg.run_id,
+            comparison_id=comparison_id(cfg),
+            choices=chosen,
+            started=started.isoformat(timespec="seconds"),
+            wall_s=round(time.monotonic() - clock, 3),
+            peak_mem_gib=round(provenance.peak_mem_gib(), 3),
+            threads=cfg.machine.threads,
+            versions=provenance.versions(),
+            git=provenance.git_state(),
+            **vars(measured),
+        )
+        ledger.write_result(run_dir, result)
+        return result
+
+    try:
+        measured = fit_and_test(cfg, run_dir, chosen)
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
+        row("interrupted", Measured(reason="stopped by Ctrl-C or a signal"))
+        raise KeyboardInterrupt from stop
+    except Exception as error:
+        log.debug("failed", exc_info=True)  # the traceback is for the file; the terminal gets a sentence
+        row("failed", Measured(reason=f"{type(error).__name__}: {error}"))
+        raise
+    return row("finished", measured)
+
+
+def summary(result: ledger.Result, run_dir: Path) -> str:
+    """What a person wants to know of a run that has just ended."""
+
+    def shown(name: str, scale: float, unit: str) -> str:
+        value = result.metrics.get(name)
+        return "undefined" if value is None else f"{value * scale:.2f}{unit}"
+
+    lines = [
+        f"{result.status}: {' '.join(f'{k}={v}' for k, v in result.choices.items())}",
+        f"  unseen classes: R@1 {shown('recall_at_1', 100, ' %')} (before training "
+        f"{shown('recall_at_1_before', 100, ' %')}), OPIS {shown('opis', 1000, 'e-3')}, "
+        f"10%-OPIS {shown('opis_10pct', 1000, 'e-3')}",
+        f"  seen classes:   R@1 {shown('recall_at_1_seen', 100, ' %')}, OPIS {shown('opis_seen', 1000, 'e-3')}, "
+        f"10%-OPIS {shown('opis_10pct_seen', 1000, 'e-3')}",
+        f"  {result.wall_s:.0f} s, {run_dir}",
+    ]
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _alone(run_dir: Path) -> Iterator[None]:
+    """Hold the run's folder; the system lets go of it even if this process is killed."""
+    try:
+        with FileLock(run_dir / LOCK, timeout=LOCK_WAIT_S):
+            yield
+    except Timeout as error:
+        other = ledger.read_progress(run_dir)
+        who = f"process {other.pid} on {other.host}" if other else "another process"
+        raise ConfigurationError(f"{who} is at the run {run_dir.name} right now; wait for it, or stop it") from error
+
+
+def _forget(run_dir: Path) -> None:
+    for path in run_dir.iterdir():
+        if path.suffix in (".ckpt", ".json", ".csv", ".safetensors"):
+            path.unlink()

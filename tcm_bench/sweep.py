@@ -1,0 +1,192 @@
+"""A sweep as a person sees it: checked before it starts, shown while it runs, folded into a table when it ends.
+
+Hydra's launcher runs the jobs. This callback knows all of them beforehand, so it can refuse a sweep that makes no
+sense, say how far it is, and leave at once when nothing is left to do.
+"""
+
+import atexit
+import json
+import statistics
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, NoReturn, TypedDict
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from tcm_bench import ledger
+from tcm_bench.config import ConfigurationError, check, choices, explain
+
+
+class Run(TypedDict):
+    """One job of a sweep, as `outputs/sweeps/<name>.json` lists it."""
+
+    run_id: str
+    choices: dict[str, str | int]
+
+
+class SweepCallback(Callback):
+    """Hydra's hooks around a multirun; does nothing around a single run.
+
+    Hydra turns what a callback raises into a warning, so a refusal leaves through `sys.exit`.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Compose every job, refuse what cannot work, write down what the sweep consists of, start the display."""
+        global _display
+        try:
+            jobs = _compose_jobs(config)
+            _refuse_nonsense(jobs)
+        except Exception as error:  # noqa: BLE001 - Hydra would swallow it
+            _leave(explain(error) or f"{type(error).__name__}: {error}")
+        output_dir = Path(config.machine.output_dir)
+        runs: list[Run] = [{"run_id": job.run_id, "choices": choices(job.hydra, job.seed)} for job in jobs]
+        name = config.sweep_name or "unnamed"
+        ledger.write_atomic(
+            output_dir / "sweeps" / f"{name}.json", json.dumps({"name": name, "runs": runs}, indent=1) + "\n"
+        )
+        run_dirs = [Path(job.run_dir) for job in jobs]
+        if not config.force and all(ledger.state(run_dir) == "finished" for run_dir in run_dirs):
+            console.print(f"all {len(runs)} runs are finished already; force=true runs them again")
+            sys.exit(conclude(name, output_dir, runs))
+        _display = Display(runs, run_dirs, parallel=config.machine.jobs)
+        _display.start()
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Stop the display, fold the rows into the comparison table; leave with 1 if any run did not finish."""
+        assert _display is not None
+        _display.finish()
+        status = conclude(config.sweep_name or "unnamed", Path(config.machine.output_dir), _display.runs)
+        if status:
+            sys.exit(status)
+
+
+def conclude(name: str, output_dir: Path, runs: list[Run]) -> int:
+    """Print and store the comparison table of a sweep; the exit status is 1 if any run did not finish."""
+    from tcm_bench.report.comparison import comparison_table, write_comparison
+
+    rows = list(ledger.results(Path(output_dir) / "runs" / run["run_id"] for run in runs))
+    written = write_comparison(rows, output_dir / "report", name, runs)
+    Console().print(comparison_table(rows, runs, width=Console().width))
+    console.print(*(f"written: {path}" for path in written), sep="\n")
+    return int(sum(row.status == "finished" for row in rows) < len(runs))
+
+
+def _compose_jobs(config: DictConfig) -> list[DictConfig]:
+    """The configuration of every job, through Hydra's own parser and product, so that both agree on what they are."""
+    loader = GlobalHydra.instance().config_loader()
+    swept = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*swept, *config.hydra.overrides.task])
+    jobs = []
+    for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None):
+        for overrides in batch:
+            job = loader.load_sweep_config(config, list(overrides))
+            check(job, list(overrides), loader)
+            jobs.append(job)
+    return jobs
+
+
+def _refuse_nonsense(jobs: list[DictConfig]) -> None:
+    """No job, one job twice, or several devices a job where no launcher makes a process group for each.
+
+    Raises:
+        ConfigurationError: With what was wrong and what would be right.
+    """
+    if not jobs:
+        raise ConfigurationError("this sweep has no job: a glob() that matches nothing, or an empty list of values")
+    (twice, count), *_ = Counter(job.run_id for job in jobs).most_common(1)
+    if count > 1:
+        raise ConfigurationError(
+            f"{count} jobs of this sweep are the same run {twice}: they differ only in values that decide no number"
+        )
+    job = jobs[0]
+    if job.machine.devices not in (1, "auto") and "submitit" not in job.hydra.launcher._target_:
+        raise ConfigurationError(
+            f"machine.devices={job.machine.devices} in a sweep needs a launcher that gives each job a process group of "
+            "its own (hydra/launcher=submitit_slurm), or one command with torchrun or srun for each run"
+        )
+
+
+class Display(threading.Thread):
+    """Reads the run folders once in a while and says how far the sweep is: a live view, or a line for each change."""
+
+    def __init__(self, runs: list[Run], run_dirs: list[Path], parallel: int) -> None:
+        """Watch the folders of `runs`, of which up to `parallel` are at work at a time."""
+        super().__init__(daemon=True)
+        self.runs = runs
+        self.run_dirs = run_dirs
+        self.parallel = parallel
+        self.finished_before = sum(ledger.state(run_dir) == "finished" for run_dir in run_dirs)
+        self.done = threading.Event()
+        self.began = time.time()
+        atexit.register(self.finish)  # also after Ctrl-C: a live view must give the cursor back
+
+    def run(self) -> None:
+        """Show until `finish` is called."""
+        if console.is_terminal:
+            with Live(console=console, refresh_per_second=4, transient=True) as live:
+                while not self.done.wait(0.5):
+                    live.update(self.view())
+        else:
+            said = ""
+            while not self.done.wait(2):
+                text = self.headline()
+                if text.partition(",")[0] != said.partition(",")[0]:
+                    console.print(text)
+                    said = text
+
+    def finish(self) -> None:
+        """Stop showing."""
+        self.done.set()
+        if self.is_alive() and threading.current_thread() is not self:
+            self.join(timeout=5)
+
+    def headline(self) -> str:
+        """Counts of each state and the time left."""
+        states = Counter(ledger.state(run_dir) for run_dir in self.run_dirs)
+        counts = ", ".join(f"{states[s]} {s}" for s in ("running", "failed", "interrupted") if states[s])
+        total = f"{states['finished']} of {len(self.run_dirs)} runs finished"
+        return f"{total}, {counts or '0 running'}, {self.time_left(states)}"
+
+    def time_left(self, states: Counter[ledger.State]) -> str:
+        """From the pace of the runs that ended last; the first of a sweep also compute features, later ones do not."""
+        ended = sorted(
+            (run_dir / ledger.RESULT for run_dir in self.run_dirs if (run_dir / ledger.RESULT).exists()),
+            key=lambda path: path.stat().st_mtime,
+        )
+        recent = [path.parent for path in ended if path.stat().st_mtime > self.began][-2 * self.parallel :]
+        if not recent:
+            return "time left: not known yet"
+        pace = statistics.median(row.wall_s for row in ledger.results(recent))
+        remaining = states["pending"] + states["running"] + states["interrupted"]
+        seconds = pace * remaining / self.parallel
+        return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
+
+    def view(self) -> Text:
+        """The headline and a line for every run at work."""
+        lines = [self.headline()]
+        for run_dir, run in zip(self.run_dirs, self.runs, strict=True):
+            progress = ledger.read_progress(run_dir)
+            if progress and ledger.state(run_dir) == "running":
+                how_far = f"{progress.done}/{progress.total}" if progress.total else ""
+                name = " ".join(map(str, run["choices"].values()))
+                lines.append(f"  {name}: {progress.stage} {how_far}, {time.time() - progress.started:.0f} s")
+        return Text("\n".join(lines))
+
+
+def _leave(sentence: str) -> NoReturn:
+    sys.stderr.write(f"error: {sentence}\n")
+    sys.exit(2)
+
+
+console = Console(stderr=True)
+_display: Display | None = None  # not on the callback, which Hydra pickles into every worker

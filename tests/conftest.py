@@ -1,0 +1,21 @@
+"""Shared by all tests: one thread a process, and a torch whose torchvision can be imported."""
+
+import tcm_bench.torchvision_schemas  # noqa: F401  isort: skip
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ["WANDB_MODE"] = "offline"  # no test may reach out, whatever key the machine has
+torch.set_num_threads(1)  # two processes of two threads each are many times slower than one
+torch.set_flush_denormal(True)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's folder."""
+    return ROOT

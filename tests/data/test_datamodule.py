@@ -1,0 +1,292 @@
+import itertools
+from types import SimpleNamespace
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from tcm_bench.batch import Batch
+from tcm_bench.data.datamodule import Draw, EvaluationDraws, RetrievalData, TableDataset
+from tcm_bench.data.sampler import ClassBalancedSampler
+from tcm_bench.data.table import FeatureTable, ImageArray, Splits
+from tcm_bench.data.transforms import augmentation, preprocessing
+
+PLAIN = {"size_px": 16, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+CLASSES, IMAGES = 12, 6
+
+
+def labels_of(classes):
+    return np.random.default_rng(1).permutation(np.repeat(np.arange(classes), IMAGES))
+
+
+def image_table(prefix, classes=CLASSES):
+    labels = labels_of(classes)
+    pixels = np.random.default_rng(len(prefix)).integers(0, 256, (len(labels), 20, 20, 3), dtype=np.uint8)
+    return ImageArray(labels, [f"{prefix}{number}" for number in range(classes)], pixels)
+
+
+def feature_table(prefix, classes=CLASSES):
+    labels = labels_of(classes)
+    features = np.random.default_rng(len(prefix)).normal(size=(len(labels), 8)).astype(np.float32)
+    return FeatureTable(labels, [f"{prefix}{number}" for number in range(classes)], features)
+
+
+def images(**settings):
+    return data(image_table, train_transform=augmentation(**PLAIN), test_transform=preprocessing(**PLAIN), **settings)
+
+
+def features(**settings):
+    return data(feature_table, **settings)
+
+
+def data(table, **settings):
+    splits = Splits(train=table("train"), test=table("test"), fingerprint="")
+    return RetrievalData(splits, **{"classes_per_batch": 4, "images_per_class": 3, **settings})
+
+
+def as_rank(module, rank, world_size):
+    device = torch.device("cpu")
+    module.trainer = SimpleNamespace(
+        global_rank=rank, world_size=world_size, strategy=SimpleNamespace(root_device=device)
+    )
+    return module
+
+
+def epochs(loader, count=2):
+    """The batches of the first epochs, as Lightning asks for them."""
+    result = []
+    for epoch in range(count):
+        loader.sampler.set_epoch(epoch)
+        result.append(list(loader))
+    return result
+
+
+def test_training_batches_are_rows_of_the_features():
+    module = features()
+    table = module.splits.train
+    batches = list(module.train_dataloader())
+    assert len(batches) == CLASSES * IMAGES // 12
+    for batch in batches:
+        assert isinstance(batch, Batch)
+        assert batch.inputs.dtype == torch.float32
+        assert torch.equal(batch.inputs, torch.from_numpy(table.features[batch.indices]))
+        assert torch.equal(batch.labels, torch.from_numpy(table.labels[batch.indices]))
+        assert batch.labels.unique(return_counts=True)[1].tolist() == [3] * 4
+
+
+def test_features_on_disk_stay_there(tmp_path):
+    table = feature_table("a")
+    np.save(tmp_path / "x.npy", table.features)
+    mapped = FeatureTable(table.labels, table.class_names, np.load(tmp_path / "x.npy", mmap_mode="r"))
+    batch = TableDataset(mapped)[Draw(0, [5, 2, 5])]
+    assert torch.equal(batch.inputs, torch.from_numpy(table.features[[5, 2, 5]]))
+    batch.inputs.zero_()  # a copy of its own
+    assert np.array_equal(mapped.features, table.features)
+
+
+def test_evaluation_images_are_the_tables_own():
+    module = images(test_batch_size=7)
+    (unseen, seen) = module.test_dataloader()
+    for loader, table in ((unseen, module.splits.test), (seen, module.splits.train)):
+        batches = list(loader)
+        indices = torch.cat([batch.indices for batch in batches])
+        assert torch.equal(indices, torch.arange(len(table)))
+        assert max(len(batch.labels) for batch in batches) <= 7
+        for batch in batches:
+            expected = [module._unseen.transform(table.image(row)) for row in batch.indices.tolist()]
+            assert torch.equal(batch.inputs, torch.stack(expected))
+            assert torch.equal(batch.labels, torch.from_numpy(table.labels)[batch.indices])
+
+
+def test_augmentation_is_the_same_for_any_number_of_workers():
+    alone = epochs(images(seed=7).train_dataloader())
+    loader = images(seed=7, num_workers=2).train_dataloader()
+    together = epochs(loader)  # the same two workers serve both epochs
+    assert loader.persistent_workers
+    for epoch, batches in enumerate(together):
+        rows = batches[0].indices.tolist()
+        assert torch.equal(batches[0].inputs, loader.dataset[Draw(epoch, rows)].inputs)
+        assert not torch.equal(batches[0].inputs, loader.dataset[Draw(1 - epoch, rows)].inputs)
+    for expected, found in zip(itertools.chain(*alone), itertools.chain(*together), strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+def test_augmentation_is_the_same_for_any_number_of_ranks():
+    whole = epochs(images().train_dataloader())
+    halves = [epochs(as_rank(images(), rank, 2).train_dataloader()) for rank in range(2)]
+    for epoch in range(2):
+        for batch, *parts in zip(whole[epoch], *(half[epoch] for half in halves), strict=True):
+            for column, pieces in zip(batch, zip(*parts, strict=True), strict=True):
+                assert torch.equal(column, torch.cat(pieces))
+
+
+def test_augmentation_depends_on_seed_epoch_and_row():
+    table, transform = image_table("a"), augmentation(**PLAIN)
+    twins = ImageArray(table.labels, table.class_names, np.repeat(table.images[:1], len(table), axis=0))
+    looks = [
+        TableDataset(twins, transform, seed)[Draw(epoch, [row])].inputs
+        for seed in (0, 1)
+        for epoch in (0, 1)
+        for row in (0, 1)
+    ]
+    assert not any(torch.equal(looks[i], looks[j]) for i in range(8) for j in range(i))
+    again = TableDataset(twins, transform, 1)[Draw(1, [5, 1])].inputs[1:]
+    assert torch.equal(again, looks[-1])
+
+
+def test_loading_leaves_the_global_generator_alone():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    list(images().train_dataloader())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+@pytest.mark.parametrize(("rows", "batch_size"), [(72, 7), (61, 256), (61, 1), (16, 4), (3, 2)])
+def test_ranks_evaluate_every_row_once_in_equally_many_batches(rows, batch_size, world_size):
+    table = np.arange(100, 100 + rows)
+    draws = [list(EvaluationDraws(table, batch_size, rank, world_size)) for rank in range(world_size)]
+    assert len({len(batches) for batches in draws}) == 1
+    sizes = [len(draw.rows) for batches in draws for draw in batches]
+    assert 1 <= min(sizes) <= max(sizes) <= batch_size
+    seen = [row for batches in draws for draw in batches for row in draw.rows]
+    assert set(seen) == set(table.tolist())
+    surplus = sum(len(batches) for batches in draws) - rows  # more batches than rows: some must repeat one
+    assert len(seen) == rows + max(0, surplus)
+    assert seen.count(100) == 1 + max(0, surplus)
+
+
+def test_held_out_and_seen_classes_are_fixed_and_apart():
+    module = features(validation_classes=3, seen_classes=4, seed=0)
+    other = features(validation_classes=3, seen_classes=4, seed=1)
+    assert module.validation_classes.tolist() == other.validation_classes.tolist() == [2, 6, 10]
+    assert module.seen_classes.tolist() == other.seen_classes.tolist()
+    assert not set(module.seen_classes) & set(module.validation_classes)
+
+    def labels(loader):
+        return set(torch.cat([batch.labels for batch in loader]).tolist())
+
+    assert labels(module.val_dataloader()) == {2, 6, 10}
+    assert labels(module.train_dataloader()) == set(range(12)) - {2, 6, 10}
+    assert labels(module.test_dataloader()[1]) == set(module.seen_classes)
+    assert len(module.seen_classes) == 4
+    assert labels(features(seen_classes=500).test_dataloader()[1]) == set(range(12))
+    assert features().val_dataloader() == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"validation_classes": 12}, "must leave some of the 12 training classes, got 12"),
+        ({"validation_classes": 9}, "cannot be drawn: the 3 classes"),
+        ({"seen_classes": 0}, "seen_classes must be at least 1"),
+        ({"classes_per_batch": 13}, "lower classes_per_batch to at most 12"),
+    ],
+)
+def test_impossible_settings_are_refused_at_once(settings, message):
+    with pytest.raises(ValueError, match=message):
+        features(**settings)
+
+
+def test_images_need_a_transform():
+    with pytest.raises(ValueError, match="ImageArray holds images: a transform to tensors is needed"):
+        data(image_table)
+
+
+class Recorder(L.LightningModule):
+    """Learns something that depends on every batch, and writes down what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(8, 2)
+        self.given = {}
+
+    def training_step(self, batch, batch_idx):
+        self.given.setdefault(self.current_epoch, []).append(batch.indices.tolist())
+        return self.layer(batch.inputs).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.given.setdefault("validation", set()).update(batch.indices.tolist())
+
+    def test_step(self, batch, batch_idx, dataloader_idx=0):
+        self.given.setdefault(f"test {dataloader_idx}", []).extend(batch.indices.tolist())
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def lightning_may_warn(test):
+    """Not about what is tested: features need no workers, resuming finds a checkpoint, torch has moved on."""
+    messages = (
+        ".*does not have many workers",
+        ".isinstance.treespec, LeafSpec.. is deprecated",
+        "Checkpoint directory .* exists and is not empty",
+    )
+    for message in messages:
+        test = pytest.mark.filterwarnings(f"ignore:{message}")(test)
+    return test
+
+
+def trainer(folder, max_epochs):
+    return L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=max_epochs,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        callbacks=[ModelCheckpoint(dirpath=folder, filename="{epoch}", save_top_k=-1)],
+        log_every_n_steps=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+@lightning_may_warn
+def test_a_trainer_moves_through_the_epochs_and_resumes_in_step(tmp_path):
+    torch.manual_seed(0)
+    start = Recorder().state_dict()
+
+    def model():
+        fresh = Recorder()
+        fresh.load_state_dict(start)
+        return fresh
+
+    undisturbed = model()
+    whole = trainer(tmp_path / "whole", 4)
+    whole.fit(undisturbed, datamodule=features(validation_classes=2))
+    classes = np.setdiff1d(np.arange(CLASSES), undisturbed.trainer.datamodule.validation_classes)
+    sampler = ClassBalancedSampler(labels_of(CLASSES), classes_per_batch=4, images_per_class=3, classes=classes)
+    expected = []
+    for epoch in range(4):
+        sampler.set_epoch(epoch)
+        expected.append(list(sampler))
+    assert all(expected[i] != expected[j] for i in range(4) for j in range(i))
+    assert [undisturbed.given[epoch] for epoch in range(4)] == expected
+    assert len(undisturbed.given["validation"]) == 2 * IMAGES
+
+    resumed = model()
+    trainer(tmp_path / "part", 2).fit(resumed, datamodule=features(validation_classes=2))
+    resumed = model()
+    trainer(tmp_path / "part", 4).fit(
+        resumed,
+        datamodule=features(validation_classes=2),
+        ckpt_path=tmp_path / "part" / "epoch=1.ckpt",
+        weights_only=False,
+    )
+    assert [resumed.given.get(epoch) for epoch in range(4)] == [None, None, *expected[2:]]
+    assert torch.equal(resumed.layer.weight, undisturbed.layer.weight)
+
+
+@lightning_may_warn
+def test_a_trainer_works_without_validation_and_tests_unseen_then_seen(tmp_path):
+    module = features(seen_classes=3)
+    model = Recorder()
+    run = trainer(tmp_path, 1)
+    run.fit(model, datamodule=module)
+    assert "validation" not in model.given
+    run.test(model, datamodule=module, verbose=False)
+    assert model.given["test 0"] == list(range(len(module.splits.test)))
+    assert model.given["test 1"] == np.flatnonzero(np.isin(module.splits.train.labels, module.seen_classes)).tolist()

@@ -1,0 +1,42 @@
+import torch
+from pytorch_metric_learning import losses as published
+
+from tcm_bench.functional.pairs import Pairs, unit_norm
+from tcm_bench.losses.external import External
+
+
+class Product(torch.nn.Module):
+    """A loss that autocast would round."""
+
+    def forward(self, embeddings, labels):
+        return (embeddings @ embeddings.T).square().sum()
+
+
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return unit_norm(torch.randn(8, 6, generator=generator)), torch.arange(8) % 3
+
+
+def test_the_adapter_adds_nothing():
+    x, y = batch()
+    inner = published.MultiSimilarityLoss()
+    assert External(inner)(Pairs(x, y)).equal(inner(x, y))
+
+
+def test_proxies_are_parameters_and_receive_a_gradient():
+    x, y = batch()
+    loss = External(published.ProxyAnchorLoss(num_classes=3, embedding_size=6))
+    ((name, proxies),) = loss.named_parameters()
+    assert name == "loss.proxies"
+    loss(Pairs(x, y)).backward()
+    assert proxies.grad is not None
+    assert proxies.grad.abs().sum() > 0
+
+
+def test_autocast_does_not_reach_the_loss():
+    x, y = batch()
+    loss = External(Product())
+    expected = loss.loss(x, y)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not loss.loss(x, y).equal(expected)
+        assert loss(Pairs(x, y)).equal(expected)

@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from tcm_bench.functional.pairs import Pairs, unit_norm
+from tcm_bench.losses.objective import Objective
+from tcm_bench.losses.rs_at_k import RSAtK
+from tcm_bench.losses.smooth_ap import SmoothAP
+from tcm_bench.losses.tcm import TCM
+
+
+def batch():
+    x = torch.randn(12, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return unit_norm(x + 1), torch.arange(12) % 4
+
+
+@pytest.mark.parametrize("base", [SmoothAP(), RSAtK()])
+def test_terms_are_those_of_the_parts_and_add_up(base):
+    x, y = batch()
+    tcm = TCM(positive_weight=0.5, negative_weight=2.0)
+    terms = Objective(base, tcm)(x, y)
+    parts = tcm.terms(Pairs(x, y))
+    assert terms["base"].equal(base(Pairs(x, y)))
+    assert terms["tcm"].equal(parts.loss)
+    assert terms["tcm_positive"].equal(parts.positive)
+    assert terms["tcm_negative"].equal(parts.negative)
+    assert float(terms["loss"]) == pytest.approx(float(terms["base"] + terms["tcm"]))
+    assert float(terms["tcm"]) == pytest.approx(float(0.5 * terms["tcm_positive"] + 2 * terms["tcm_negative"]))
+    assert [float(terms["hard_positives"]), float(terms["hard_negatives"])] == [int(n) for n in parts[3:]]
+    assert list(terms) == ["loss", "base", "tcm", "tcm_positive", "tcm_negative", "hard_positives", "hard_negatives"]
+
+
+def test_only_the_loss_has_a_graph():
+    x, y = batch()
+    terms = Objective(SmoothAP(), TCM())(x.requires_grad_(), y)
+    assert [name for name, term in terms.items() if term.requires_grad] == ["loss"]
+    assert all(term.dtype == torch.float64 for term in terms.values())
+
+
+def test_one_similarity_matrix_is_shared(monkeypatch):
+    x, y = batch()
+    made = []
+    original = Pairs.similarity.func
+    counting = type(Pairs.similarity)(lambda self: made.append(self) or original(self))
+    counting.__set_name__(Pairs, "similarity")
+    monkeypatch.setattr(Pairs, "similarity", counting)
+    Objective(SmoothAP(), TCM())(x, y)
+    assert len(made) == 1
+
+
+def test_both_parts_train():
+    x, y = batch()
+    x.requires_grad_()
+    (got,) = torch.autograd.grad(Objective(SmoothAP(), TCM())(x, y)["loss"], x)
+    parts = [torch.autograd.grad(part(Pairs(x, y)), x)[0] for part in (SmoothAP(), TCM())]
+    assert all(part.abs().sum() > 0 for part in parts)
+    torch.testing.assert_close(got, sum(parts))
+
+
+def test_the_baseline_has_the_base_losss_gradient():
+    x, y = batch()
+    x.requires_grad_()
+    none = TCM(positive_weight=0.0, negative_weight=0.0)
+    (got,) = torch.autograd.grad(Objective(SmoothAP(), none)(x, y)["loss"], x)
+    (expected,) = torch.autograd.grad(SmoothAP()(Pairs(x, y)), x)
+    assert got.equal(expected)
+
+
+def test_rows_without_unit_norm_are_refused():
+    x, y = batch()
+    with pytest.raises(ValueError, match="a loss needs norm 1"):
+        Objective(SmoothAP(), TCM())(2 * x, y)
+
+
+def test_parameters_of_the_base_loss_are_the_objectives():
+    base = torch.nn.Linear(2, 2)
+    assert list(Objective(base, TCM()).parameters()) == list(base.parameters())
