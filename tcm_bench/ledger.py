@@ -71,6 +71,15 @@ class Progress(BaseModel):
     total: int = 0
 
 
+def is_first_process() -> bool:
+    """Whether this process looks after its run's folder: it runs alone, or is the first of those that share the run.
+
+    Told from what torchrun, srun and Lightning's launcher set before any of them has met the others.
+    """
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    return all(int(os.environ.get(name) or 0) == 0 for name in ranks)
+
+
 def science_hash(science: Mapping[str, Any]) -> str:
     """12 hexadecimal digits that name a plain, resolved configuration, whatever the order of its keys.
 
@@ -99,7 +108,9 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def write_progress(run_dir: Path, stage: str, done: int = 0, total: int = 0) -> None:
-    """Say what the run in `run_dir` is doing; replaces what was said before."""
+    """Say what the run in `run_dir` is doing; replaces what was said before. Only the first process is heard."""
+    if not is_first_process():
+        return
     path = run_dir / RUNNING
     earlier = _read(path, Progress)
     alive = earlier is not None and (earlier.pid, earlier.host) == (os.getpid(), socket.gethostname())

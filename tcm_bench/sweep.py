@@ -137,12 +137,13 @@ class Display(threading.Thread):
                 while not self.done.wait(0.5):
                     live.update(self.view())
         else:
-            said = ""
+            said, spoken = "", 0.0
             while not self.done.wait(2):
                 text = self.headline()
-                if text.partition(",")[0] != said.partition(",")[0]:
+                finished = text.partition(",")[0]
+                if finished != said or time.monotonic() - spoken > 60:
                     console.print(text)
-                    said = text
+                    said, spoken = finished, time.monotonic()
 
     def finish(self) -> None:
         """Stop showing."""

@@ -1,5 +1,6 @@
 """The configuration: everything composes, names are stable, nonsense is refused with one sentence."""
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,11 @@ def options():
             yield group, path.stem
 
 
+def experiments(*datasets):
+    """Names of the experiments on these datasets."""
+    return [o for g, o in options() if g == "experiment" and o.startswith(datasets)]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def hydra():
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -55,7 +61,7 @@ def test_every_option_of_every_group_composes_and_resolves(group, option):
 
 
 def test_sixteen_comparisons_of_the_paper_differ_in_name_and_each_has_two_arms():
-    names = [option for group, option in options() if group == "experiment"]
+    names = experiments("cub", "cars", "sop", "inat")
     assert len(names) == 16
     arms = {tcm: [composed(f"+experiment={name}", f"tcm={tcm}") for name in names] for tcm in ("none", "paper")}
     assert len({cfg.run_id for cfgs in arms.values() for cfg in cfgs}) == 32
@@ -66,7 +72,16 @@ def test_sixteen_comparisons_of_the_paper_differ_in_name_and_each_has_two_arms()
 
 def test_the_paper_sweep_lists_every_experiment():
     sweep = OmegaConf.load(CONF / "sweep" / "paper.yaml").hydra.sweeper.params["+experiment"]
-    assert sorted(name.strip() for name in sweep.split(",")) == [o for g, o in options() if g == "experiment"]
+    assert sorted(name.strip() for name in sweep.split(",")) == experiments("cub", "cars", "sop", "inat")
+
+
+def test_a_miniature_experiment_is_a_run_of_the_miniature_sweep():
+    grid = OmegaConf.load(CONF / "sweep" / "mini.yaml").hydra.sweeper.params
+    cells = itertools.product(*(grid[key].split(",") for key in ("data", "model/backbone", "loss")))
+    swept = {composed("+sweep=mini", f"data={d}", f"model/backbone={b}", f"loss={x}").run_id for d, b, x in cells}
+    single = [composed(f"+experiment={name}").run_id for name in experiments("quickdraw", "emoji", "icons", "kanji")]
+    assert len(single) == 16
+    assert set(single) == swept
 
 
 def test_a_run_keeps_its_name_wherever_it_runs_and_changes_it_with_what_decides_its_numbers():

@@ -16,7 +16,7 @@ CHECKPOINT = "last.ckpt"
 
 
 class History(Callback):
-    """`history.csv`: one row an epoch with every logged value and the learning rate.
+    """`history.csv`: one row an epoch with every logged value; `lr` is the learning rate of the epoch's last step.
 
     The rows belong to the checkpoint, so a resumed run goes on from the rows that the checkpoint had.
     """
@@ -37,8 +37,8 @@ class History(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the epoch's row and rewrite the file."""
         logged = {name: float(value) for name, value in trainer.logged_metrics.items()}
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": rate, **logged})
+        place = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": logged.pop("train/lr")}
+        self.rows.append({**place, **logged})
         if trainer.is_global_zero:
             columns = list(dict.fromkeys(name for row in self.rows for name in row))
             text = io.StringIO()

@@ -68,6 +68,8 @@ class RetrievalModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one step over the batch of all ranks; the mean of every term over the epoch is `train/<term>`.
 
+        `train/lr` is the first group's learning rate in the last step of the epoch.
+
         Each rank embeds its part and takes the loss of the whole: the gradient that reaches the parameters is that of
         one process with the whole batch, because the gather's backward sums over ranks and DDP divides by their number.
         """
@@ -80,6 +82,7 @@ class RetrievalModule(pl.LightningModule):
             means = torch.stack(self.terms).mean(dim=0)  # unscaled: each rank has the terms of the whole batch
             self.terms.clear()
             logged = {f"train/{name}": mean for name, mean in zip(terms, means.unbind(), strict=True)}
+            logged["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
             self.log_dict(logged, on_step=False, on_epoch=True, batch_size=len(labels))
         return terms["loss"]
 

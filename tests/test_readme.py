@@ -1,0 +1,75 @@
+"""The README's code blocks are run, so that they cannot go stale."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from tcm_bench import ledger
+from tcm_bench.config import PROJECT_ROOT
+
+README = (PROJECT_ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = (line for block in blocks("bash") for line in block.splitlines())
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+TRAIN = [words[2:] for words in commands() if words[:2] == ["python", "train.py"]]
+QUICK = {  # what is run in full, and how it is made small
+    (): ["data.splits.images_per_class=2", "data.loader.classes_per_batch=32", "trainer.max_epochs=1"],
+    ("data=features", "data.file=my.npz"): ["trainer.max_epochs=1"],
+}
+
+
+def test_every_command_is_accounted_for():
+    assert len(TRAIN) >= 8
+    assert {words[0] for words in commands()} == {"make", "python"}
+    assert set(QUICK) <= {tuple(words) for words in TRAIN}
+
+
+@pytest.mark.parametrize("overrides", TRAIN, ids=" ".join)
+def test_every_training_command_composes(overrides, tmp_path):
+    single = [re.sub(r"=range\((\d+),.*\)", r"=\1", word) for word in overrides if word != "-m"]
+    single = [word.replace("my.npz", str(PROJECT_ROOT / "train.py")) for word in single]
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        assert len(compose("config", single).run_id) == 12
+
+
+@pytest.mark.parametrize("overrides", QUICK, ids=" ".join)
+def test_the_commands_run(overrides, tmp_path):
+    for block in blocks("python"):
+        subprocess.run([sys.executable, "-c", block], cwd=tmp_path, check=True)
+    words = [*overrides, *QUICK[overrides], f"machine.output_dir={tmp_path / 'outputs'}", "machine.threads=1"]
+    subprocess.run([sys.executable, str(PROJECT_ROOT / "train.py"), *words], cwd=tmp_path, check=True)
+    (row,) = ledger.results((tmp_path / "outputs" / "runs").iterdir())
+    assert row.status == "finished"
+
+
+@pytest.mark.parametrize("target", sorted({words[1] for words in commands() if words[0] == "make"}))
+def test_make_knows_every_target(target):
+    make = shutil.which("make")
+    assert make, "the README asks for make"
+    subprocess.run([make, "--dry-run", target], cwd=PROJECT_ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
+def test_every_link_leads_somewhere(path):
+    assert (PROJECT_ROOT / path).exists()
+
+
+@pytest.mark.parametrize("subcommand", sorted(set(re.findall(r"`tcm-bench (\w+)", README))))
+def test_every_subcommand_exists(subcommand):
+    command = Path(sys.executable).parent / "tcm-bench"
+    ran = subprocess.run([command, subcommand, "--help"], check=True, capture_output=True, text=True)
+    assert subcommand in ran.stdout
