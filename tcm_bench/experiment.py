@@ -1,11 +1,13 @@
 """One experiment: from a configuration to trained weights, stored embeddings and numbers."""
 
+import contextlib
 import logging
 import math
 import os
+import pickle
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -13,32 +15,39 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 
-from tcm_bench.config import ConfigurationError, build
+from tcm_bench.config import ConfigurationError, build, comparison_id, science
 from tcm_bench.data.datamodule import RetrievalData
 from tcm_bench.data.features import frozen_features
 from tcm_bench.data.table import FeatureTable, ImageTable, Splits
 from tcm_bench.engine.callbacks import CHECKPOINT
 from tcm_bench.engine.module import RetrievalModule
-from tcm_bench.ledger import EMBEDDINGS, write_progress
+from tcm_bench.ledger import EMBEDDINGS, is_first_process, write_progress
 from tcm_bench.losses.objective import Objective
+from tcm_bench.metrics.embedding_metric import EmbeddingMetric
+from tcm_bench.metrics.recall import Recall
 from tcm_bench.metrics.threshold_consistency import ThresholdConsistency
 from tcm_bench.models.embedder import Embedder
 
 log = logging.getLogger(__name__)
 
 WEIGHTS = "weights.safetensors"
+NOT_A_SCORE = ("num_", "d_m")  # counts and the ends of the calibration range have places of their own
 HARMLESS = (  # what Lightning says of a run that does as it was told
     ".*does not have many workers.*",
     ".*exists and is not empty.*",
     ".*LeafSpec.*",
+    ".*in eval mode at the start of training.*",  # what is frozen
+    ".*logging interval.*",  # terms are logged once an epoch, whatever the interval
+    ".*sync_dist=True.*",  # what is logged is the same on every process
+    ".*all_gather is deprecated.*",  # Lightning's own call
 )
-FRACTIONS = ("opis", "opis_10pct")  # beside every recall_at_<k>
 
 
 @dataclass(frozen=True)
@@ -91,21 +100,23 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, choices: Mapping[str, str | int
         build(cfg.optim.schedule, trusted),
         head_lr_scale=cfg.optim.head_lr_scale,
         chunk_size=cfg.model.chunk_size,
+        seed=cfg.seed,
     )
-    trainer = _trainer(cfg, trusted, run_dir, choices)
-    with warnings.catch_warnings():
+    loggers = _loggers(cfg, trusted, choices)
+    with _closing(loggers), warnings.catch_warnings():
         for known in HARMLESS:
             warnings.filterwarnings("ignore", message=known)
-        before = _before_training(parts, metrics["recall"], _device(cfg))
+        trainer = _trainer(cfg, trusted, run_dir, loggers)
+        before = _before_training(parts, _device(cfg)) if is_first_process() else math.nan
         checkpoint = run_dir / CHECKPOINT
-        trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint if checkpoint.exists() else None)
+        resumes = not cfg.force and _is_whole(checkpoint)  # if forced, another process may be about to delete it
+        trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint if resumes else None)
         write_progress(run_dir, "test")
         trainer.test(module, datamodule=parts.data, verbose=False)
-    measured = _measured(module, splits, parts, before)
+    _store(run_dir, module)
     if trainer.is_global_zero:
-        _store(run_dir, module)
         checkpoint.unlink(missing_ok=True)  # only a run that has not ended needs it
-    return measured
+    return _measured(module, splits, parts, before)
 
 
 def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path) -> Parts:
@@ -134,13 +145,25 @@ def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path
     _seed(cfg)
     make_head = build(cfg.model.head, trusted)
     if isinstance(splits.train, FeatureTable):
-        embedder = Embedder(None, make_head, num_features=splits.train.num_features)
+        embedder = Embedder(None, make_head, freeze=cfg.model.freeze, num_features=splits.train.num_features)
         if cfg.model.center:
             sample = np.linspace(0, len(splits.train) - 1, min(len(splits.train), 10_000)).astype(int)
             cast(Any, embedder.head).center(torch.from_numpy(np.asarray(splits.train.features[sample])))
     else:
         embedder = Embedder(backbone, make_head, freeze=cfg.model.freeze)
     return Parts(make_data(splits=splits, **transforms), embedder, identity)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether there is a checkpoint to go on from; one cut short by a full disk is passed over."""
+    if not checkpoint.exists():
+        return False
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        log.warning("%s cannot be read (%s): training starts over", checkpoint, str(error).partition("\n")[0])
+        return False
+    return True
 
 
 def _seed(cfg: DictConfig) -> None:
@@ -163,14 +186,35 @@ def _check_classes(cfg: DictConfig, splits: Splits) -> None:
         )
 
 
-def _trainer(cfg: DictConfig, trusted: list[str], run_dir: Path, choices: Mapping[str, str | int]) -> pl.Trainer:
-    loggers = []
-    for node in cfg.logger.values():
-        job_type = "tcm" if cfg.tcm.positive_weight or cfg.tcm.negative_weight else "base"
-        group = "_".join(str(choices[name]) for name in ("data", "backbone", "loss"))
-        tags = [str(choices[name]) for name in ("data", "backbone", "loss", "tcm")]
-        loggers.append(build(node, trusted, group=group, job_type=job_type, tags=[*node.tags, *tags]))
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+def _loggers(cfg: DictConfig, trusted: list[str], choices: Mapping[str, str | int]) -> list[Logger]:
+    """What watches the run from outside, told what run it is."""
+    job_type = "tcm" if cfg.tcm.positive_weight or cfg.tcm.negative_weight else "base"
+    group = "_".join(str(choices[name]) for name in ("data", "backbone", "loss"))
+    tags = [str(choices[name]) for name in ("data", "backbone", "loss", "tcm")]
+    loggers = [
+        build(node, trusted, group=group, job_type=job_type, tags=[*node.tags, *tags]) for node in cfg.logger.values()
+    ]
+    for logger in loggers:
+        logger.log_hyperparams({**science(cfg), "comparison_id": comparison_id(cfg)})
+    return loggers
+
+
+@contextlib.contextmanager
+def _closing(loggers: list[Logger]) -> Iterator[None]:
+    """Say how the run ended to every logger that wants to know."""
+    exit_code = 1
+    try:
+        yield
+        exit_code = 0
+    finally:
+        for logger in loggers:
+            if finish := getattr(logger, "finish", None):
+                finish(exit_code)
+
+
+def _trainer(cfg: DictConfig, trusted: list[str], run_dir: Path, loggers: list[Logger]) -> pl.Trainer:
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     return build(
         cfg.trainer,
         trusted,
@@ -188,12 +232,12 @@ def _trainer(cfg: DictConfig, trusted: list[str], run_dir: Path, choices: Mappin
     )
 
 
-@torch.inference_mode()
-def _before_training(parts: Parts, recall: Metric, device: str) -> float:
+@torch.no_grad()  # not inference_mode: parameters moved to a GPU in it could not be trained
+def _before_training(parts: Parts, device: str) -> float:
     """R@1 on the test classes of the features that training starts from."""
     unseen, _ = parts.data.test_dataloader()
     backbone = (parts.embedder.backbone or nn.Identity()).to(device).eval()
-    recall = recall.clone().to(device)
+    recall = Recall(ks=(1,)).to(device)
     for batch in unseen:
         features = normalize(backbone(batch.inputs.to(device)).float())
         recall.update(features, batch.labels.to(device), batch.indices.to(device))
@@ -202,21 +246,27 @@ def _before_training(parts: Parts, recall: Metric, device: str) -> float:
 
 
 def _measured(module: RetrievalModule, splits: Splits, parts: Parts, before: float) -> Measured:
-    """Split what the metrics say into fractions, threshold settings and counts."""
+    """Split what the metrics say into values, the threshold's settings, and counts."""
     unseen = _plain(module.test_metrics.compute())
     seen = _plain(module.seen_metrics.compute())
-    threshold = module.test_metrics["threshold"]
-    assert isinstance(threshold, ThresholdConsistency)
-    assert threshold.result is not None
-    fractions = {name: value for name, value in unseen.items() if name in FRACTIONS or name.startswith("recall_at_")}
+    thresholds = [
+        [metric for metric in metrics.values() if isinstance(metric, ThresholdConsistency)]
+        for metrics in (module.test_metrics, module.seen_metrics)
+    ]
+    reasons = [
+        f"{classes} classes: {metric.result.reason}"
+        for classes, found in zip(("unseen", "seen"), thresholds, strict=True)
+        for metric in found
+        if metric.result and metric.result.reason
+    ]
+    values = {name: value for name, value in unseen.items() if not name.startswith(NOT_A_SCORE)}
     return Measured(
-        reason=threshold.result.reason,
-        metrics={
-            **fractions,
-            "recall_at_1_before": before,
-            **{f"{name}_seen": seen[name] for name in ("recall_at_1", *FRACTIONS)},
+        reason="; ".join(reasons) or None,
+        metrics={**values, "recall_at_1_before": before, **{f"{name}_seen": seen[name] for name in values}},
+        threshold={
+            **{key: value for metric in thresholds[0] for key, value in metric.settings.items()},
+            **{name: unseen[name] for name in ("d_min", "d_max") if name in unseen},
         },
-        threshold={**threshold.settings, "d_min": unseen["d_min"], "d_max": unseen["d_max"]},
         counts={
             "train_classes": splits.train.num_classes,
             "train_images": len(splits.train),
@@ -237,9 +287,11 @@ def _plain(values: Mapping[str, Tensor]) -> dict[str, float | None]:
 
 def _store(run_dir: Path, module: RetrievalModule) -> None:
     """The test embeddings, row for row as the metrics saw them, and the trained weights."""
-    threshold = module.test_metrics["threshold"]
-    assert isinstance(threshold, ThresholdConsistency)
-    embeddings, labels, indices = threshold.table()
+    gathered = next(metric for metric in module.test_metrics.values() if isinstance(metric, EmbeddingMetric))
+    with gathered.sync_context():  # every process has a share of the rows
+        embeddings, labels, indices = gathered.table()
+    if not is_first_process():
+        return
     _save(
         run_dir / EMBEDDINGS,
         {"embeddings": embeddings.float(), "labels": labels.long(), "indices": indices.long()},

@@ -15,9 +15,11 @@ PACKAGES = (
     "timm",
     "lightning",
     "torchmetrics",
+    "pytorch-metric-learning",
     "hydra-core",
     "numpy",
     "pillow",
+    "onnx",
 )
 
 

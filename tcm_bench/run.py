@@ -6,6 +6,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import shutil
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ from tcm_bench.config import (
     CONFIG_NAME,
     PROJECT_ROOT,
     ConfigurationError,
+    causes,
     check,
     choices,
     comparison_id,
@@ -42,7 +44,11 @@ _watching = threading.Event()
 
 def main() -> None:
     """Run the command line; end with one sentence and a non-zero status if it cannot be done."""
+    logging.raiseExceptions = False  # a log that cannot be written (full disk) must not hide what went wrong
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach this function instead of Hydra's printer
+    for flag in {"-m", "--multirun"} & set(sys.argv[1:]):  # between overrides Hydra cannot parse it
+        sys.argv.remove(flag)
+        sys.argv.insert(1, flag)
     with _one_sentence():
         hydra.main(config_path=str(PROJECT_ROOT / "conf"), config_name=CONFIG_NAME, version_base="1.3")(job)()
 
@@ -53,38 +59,56 @@ def _one_sentence() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; the same command goes on from here\n")
+        if ledger.is_first_process():
+            sys.stderr.write("\ninterrupted; the same command goes on from here\n")
         sys.exit(130)
     except Exception as error:
-        sentence = explain(error)
-        if sentence is None and not isinstance(error, ValueError | OSError):
+        if sentence := explain(error):
+            sys.stderr.write(f"error: {sentence}\n")
+            sys.exit(2)
+        if denied := next((cause for cause in causes(error) if isinstance(cause, OSError)), None):
+            where = f": {denied.filename}" if denied.filename else ""
+            sys.stderr.write(f"error: {denied.strerror or denied}{where}\n")
+            sys.exit(1)
+        if not isinstance(error, ValueError):
             raise
-        sys.stderr.write(f"error: {sentence or error}\n")
-        sys.exit(2 if sentence else 1)
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
 
 
 def job(cfg: DictConfig) -> ledger.Result:
     """Hydra's task: one run. In a sweep a failure is a row, not an exception, so that the others go on."""
     settings = HydraConfig.get()
+    if not ledger.is_first_process():
+        _end_with_parent()
+        logging.disable(logging.INFO)  # the first process says it all
     if settings.mode is RunMode.MULTIRUN:
         _end_with_parent()
         try:
-            return execute(cfg, choices(settings, cfg.seed))
+            return execute(cfg, choices(settings, cfg.seed), wait_s=-1)  # a sweep beside this one may share runs
         except Exception:
             failed = ledger.read_result(Path(cfg.run_dir))
             if failed is None:
                 raise
             return failed
     with _one_sentence():  # here, because Hydra adds lines of its own to what passes through it
-        check(cfg, settings.overrides.task, GlobalHydra.instance().config_loader())
+        try:
+            check(cfg, settings.overrides.task, GlobalHydra.instance().config_loader())
+        except ConfigurationError:
+            _discard(Path(settings.runtime.output_dir))
+            raise
         result = execute(cfg, choices(settings, cfg.seed))
     log.info(summary(result, Path(cfg.run_dir)))
     return result
 
 
 def _end_with_parent() -> None:
-    """In a worker of a sweep: stop when the sweep was killed, instead of holding on to a run that it will ask for."""
-    if multiprocessing.current_process().name == "MainProcess" or _watching.is_set():
+    """Stop with the process that started this one, if it is a worker of a sweep or shares a run with others.
+
+    Else it would hold on to a run that the next command asks for, or wait for peers that are no more.
+    """
+    started_by_us = multiprocessing.current_process().name != "MainProcess" or not ledger.is_first_process()
+    if not started_by_us or _watching.is_set():
         return
     _watching.set()
     parent = os.getppid()
@@ -97,12 +121,15 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def execute(cfg: DictConfig, chosen: dict[str, str | int]) -> ledger.Result:
+def execute(cfg: DictConfig, chosen: dict[str, str | int], wait_s: float = LOCK_WAIT_S) -> ledger.Result:
     """Train and evaluate what `cfg` describes, unless that is done already.
+
+    Where several processes share the run, each of them calls this; the first holds the folder and writes into it.
 
     Args:
         cfg: A composed configuration.
         chosen: What was chosen for each factor, and the seed; goes into the row.
+        wait_s: How long to wait for another process that is at this very run; -1: until it is done.
 
     Returns:
         The run's row, which is in its folder as well.
@@ -112,14 +139,16 @@ def execute(cfg: DictConfig, chosen: dict[str, str | int]) -> ledger.Result:
     """
     run_dir = Path(cfg.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    with _alone(run_dir):
+    first = ledger.is_first_process()
+    with _alone(run_dir, wait_s) if first else contextlib.nullcontext():
         earlier = ledger.read_result(run_dir)
         if earlier and earlier.status == "finished" and not cfg.force:
             log.info("already finished; force=true runs it again")
             return earlier
-        if cfg.force:
+        if first and cfg.force:
             _forget(run_dir)
-        ledger.write_atomic(run_dir / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))
+        if first:
+            ledger.write_atomic(run_dir / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))
         return _attempt(cfg, chosen, run_dir)
 
 
@@ -143,7 +172,8 @@ def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> le
             git=provenance.git_state(),
             **vars(measured),
         )
-        ledger.write_result(run_dir, result)
+        if ledger.is_first_process():
+            ledger.write_result(run_dir, result)
         return result
 
     try:
@@ -156,6 +186,13 @@ def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> le
         row("failed", Measured(reason=f"{type(error).__name__}: {error}"))
         raise
     return row("finished", measured)
+
+
+def _discard(run_dir: Path) -> None:
+    """Remove the folder that Hydra made for a run that cannot be, unless there is something in it."""
+    logging.shutdown()
+    if [path.name for path in run_dir.iterdir()] == ["run.log"]:
+        shutil.rmtree(run_dir)
 
 
 def summary(result: ledger.Result, run_dir: Path) -> str:
@@ -178,10 +215,10 @@ def summary(result: ledger.Result, run_dir: Path) -> str:
 
 
 @contextlib.contextmanager
-def _alone(run_dir: Path) -> Iterator[None]:
+def _alone(run_dir: Path, wait_s: float) -> Iterator[None]:
     """Hold the run's folder; the system lets go of it even if this process is killed."""
     try:
-        with FileLock(run_dir / LOCK, timeout=LOCK_WAIT_S):
+        with FileLock(run_dir / LOCK, timeout=wait_s):
             yield
     except Timeout as error:
         other = ledger.read_progress(run_dir)
@@ -193,3 +230,4 @@ def _forget(run_dir: Path) -> None:
     for path in run_dir.iterdir():
         if path.suffix in (".ckpt", ".json", ".csv", ".safetensors"):
             path.unlink()
+    shutil.rmtree(run_dir / "wandb", ignore_errors=True)

@@ -5,14 +5,16 @@ sense, say how far it is, and leave at once when nothing is left to do.
 """
 
 import atexit
+import contextlib
 import json
 import statistics
 import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TypedDict
+from typing import Any, TypedDict
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -42,12 +44,22 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Compose every job, refuse what cannot work, write down what the sweep consists of, start the display."""
+        with _or_leave():
+            self._start(config)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Stop the display, fold the rows into the comparison table; leave with 1 if any run did not finish."""
+        assert _display is not None
+        _display.finish()
+        with _or_leave():
+            status = conclude(config.sweep_name or "unnamed", Path(config.machine.output_dir), _display.runs)
+        if status:
+            sys.exit(status)
+
+    def _start(self, config: DictConfig) -> None:
         global _display
-        try:
-            jobs = _compose_jobs(config)
-            _refuse_nonsense(jobs)
-        except Exception as error:  # noqa: BLE001 - Hydra would swallow it
-            _leave(explain(error) or f"{type(error).__name__}: {error}")
+        jobs = _compose_jobs(config)
+        _refuse_nonsense(jobs)
         output_dir = Path(config.machine.output_dir)
         runs: list[Run] = [{"run_id": job.run_id, "choices": choices(job.hydra, job.seed)} for job in jobs]
         name = config.sweep_name or "unnamed"
@@ -60,14 +72,6 @@ class SweepCallback(Callback):
             sys.exit(conclude(name, output_dir, runs))
         _display = Display(runs, run_dirs, parallel=config.machine.jobs)
         _display.start()
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Stop the display, fold the rows into the comparison table; leave with 1 if any run did not finish."""
-        assert _display is not None
-        _display.finish()
-        status = conclude(config.sweep_name or "unnamed", Path(config.machine.output_dir), _display.runs)
-        if status:
-            sys.exit(status)
 
 
 def conclude(name: str, output_dir: Path, runs: list[Run]) -> int:
@@ -184,9 +188,14 @@ class Display(threading.Thread):
         return Text("\n".join(lines))
 
 
-def _leave(sentence: str) -> NoReturn:
-    sys.stderr.write(f"error: {sentence}\n")
-    sys.exit(2)
+@contextlib.contextmanager
+def _or_leave() -> Iterator[None]:
+    """Leave with one sentence where Hydra would turn an error into a warning and go on."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - of any kind
+        sys.stderr.write(f"error: {explain(error) or error or type(error).__name__}\n")
+        sys.exit(2)
 
 
 console = Console(stderr=True)

@@ -106,6 +106,12 @@ def test_a_run_keeps_its_name_wherever_it_runs_and_changes_it_with_what_decides_
     assert len(names | {name}) == 8
 
 
+def test_a_comparison_spans_seeds_and_arms_and_nothing_else():
+    name = comparison_id(composed())
+    assert {comparison_id(composed(change)) for change in ("seed=1", "tcm=none", "tcm.positive_margin=0.8")} == {name}
+    assert comparison_id(composed("optim.optimizer.lr=0.1")) != name
+
+
 def test_features_are_named_by_their_content_not_their_path(tmp_path):
     first, second = tmp_path / "a.npz", tmp_path / "b.npz"
     first.write_bytes(b"one")
@@ -179,6 +185,14 @@ def train(*overrides, cwd=PROJECT_ROOT):
         (["optim.optimizer.lr=fast"], "error: optim.optimizer.lr must be a number, got 'fast'"),
         (["loss=smoth_ap"], "error: there is no loss=smoth_ap; did you mean 'smooth_ap'?\n"),
         (["data=features"], "error: data.file must be given"),
+        (["run_id=mine"], "error: run_id follows from the configuration"),
+        (["seed=-1"], "error: seed must be a whole number of at least 0, got -1"),
+        (["+optim.lr=7"], "error: unknown key 'optim.lr'"),
+        (["machine.threads=0"], "error: machine.threads must be at least 1"),
+        (
+            ["data=features", "data.file=/nowhere.npz"],
+            "error: data.sha256: cannot read /nowhere.npz: No such file or directory",
+        ),
         (["seed="], "error: seed must be a whole number, got ''"),
         (["seed"], "error: cannot read 'seed' as key=value"),
         (["-m", "+experiment=glob(nothing_*)"], "error: this sweep has no job"),
@@ -193,6 +207,7 @@ def test_a_mistake_on_the_command_line_gets_one_sentence_and_status_2(overrides,
     assert status == 2
     assert sentence in stderr
     assert stderr.count("\n") == 1, stderr
+    assert not list(tmp_path.glob("runs/*"))
 
 
 def test_showing_the_configuration_runs_nothing(tmp_path):
@@ -203,3 +218,9 @@ def test_showing_the_configuration_runs_nothing(tmp_path):
 
 def test_factors_are_groups():
     assert all((CONF / group).is_dir() for group in FACTORS.values())
+
+
+def test_a_function_that_a_trusted_module_merely_imported_is_refused():
+    node = OmegaConf.create({"x": {"_target_": "tcm_bench.data.features.np.load", "file": "x", "allow_pickle": True}})
+    with pytest.raises(ConfigurationError, match="at home in numpy, outside the trusted packages"):
+        build(node.x)

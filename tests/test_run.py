@@ -1,7 +1,6 @@
 """The life of a run, on real runs: heads on small vectors, and small networks from pixels."""
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -143,7 +142,7 @@ def test_a_failed_run_leaves_its_reason_and_the_next_attempt_replaces_it(tmp_pat
 
 def test_declared_class_count_is_checked(tmp_path, vectors):
     with pytest.raises(ConfigurationError, match=r"12 training classes where data\.num_train_classes=99"):
-        run(tmp_path, *head(vectors), "+data.num_train_classes=99")
+        run(tmp_path, *head(vectors), "data.num_train_classes=99")
 
 
 def test_a_run_that_another_process_is_at_is_left_alone(tmp_path, vectors):
@@ -216,4 +215,3 @@ def test_runs_log_into_their_folder(tmp_path, vectors):
     subprocess.run(command(tmp_path, *head(vectors)), check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     (log_file,) = tmp_path.glob("runs/*/run.log")
     assert "unseen classes: R@1" in log_file.read_text()
-    assert logging.getLogger().handlers is not None

@@ -14,7 +14,7 @@ from vectors import command, head, write_vectors
 
 from tcm_bench import ledger
 
-GRID = ["-m", "tcm=none,paper", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "sweep_name=tiny"]
+GRID = ["tcm=none,paper", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "sweep_name=tiny"]
 GRID += ["hydra/job_logging=run_quiet"]
 
 
@@ -28,7 +28,7 @@ def rows(output: Path) -> dict[str, ledger.Result]:
 
 
 def sweep(output: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(output, *GRID, *overrides), capture_output=True, text=True, check=False)
+    return subprocess.run(command(output, *GRID, *overrides, "-m"), capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_a_finished_sweep_is_not_repeated(undisturbed, vectors):
 
 
 def test_a_killed_sweep_goes_on_to_the_numbers_of_an_undisturbed_one(tmp_path, vectors, undisturbed):
-    with subprocess.Popen(command(tmp_path, *GRID, *head(vectors)), stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command(tmp_path, *GRID, *head(vectors), "-m"), stderr=subprocess.DEVNULL) as process:
         _wait_for(lambda: (tmp_path / "runs").exists() and len(rows(tmp_path)) >= 1, process)
         process.send_signal(signal.SIGKILL)
     ran = sweep(tmp_path, *head(vectors))
@@ -81,7 +81,7 @@ def test_a_killed_sweep_goes_on_to_the_numbers_of_an_undisturbed_one(tmp_path, v
 def test_ctrl_c_ends_every_process_and_a_second_call_continues(tmp_path, vectors):
     longer = [*head(vectors), "trainer.max_epochs=2000"]
     process = subprocess.Popen(
-        command(tmp_path, *GRID, *longer), stderr=subprocess.PIPE, text=True, start_new_session=True
+        command(tmp_path, *GRID, *longer, "-m"), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     with process:
         _wait_for(lambda: len(list(tmp_path.glob("runs/*/history.csv"))) >= 2, process)

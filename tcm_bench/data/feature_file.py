@@ -100,6 +100,9 @@ def _checked(file: Path, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, 
     if not np.isfinite(features).all():
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
         raise ValueError(f"{file}: features must be finite in float32, row {row} is not")
+    norms = np.linalg.norm(features.astype(np.float64), axis=1)
+    if (bad := np.flatnonzero((norms == 0) | (norms > np.finfo(np.float32).max))).size:
+        raise ValueError(f"{file}: a row of features needs a norm above 0 that float32 holds, row {bad[0]} has none")
     return features, labels
 
 

@@ -1,6 +1,7 @@
 """Anyone's own images: one folder for each class."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from tcm_bench.data.listing import Counts, Listing, open_world
@@ -9,7 +10,7 @@ from tcm_bench.data.table import Splits
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
-def folder(root: str | Path, counts: Counts | None = None) -> Splits:
+def folder(root: str | Path, counts: Counts | None = None, sha256: str | None = None) -> Splits:
     """Classes of ``root/train`` to learn from and of ``root/test`` to evaluate on.
 
     Without these two folders, the folders in ``root`` itself are the classes, and every second one in the
@@ -18,6 +19,7 @@ def folder(root: str | Path, counts: Counts | None = None) -> Splits:
 
     Args:
         root: Holds ``train/<class>/*.jpg`` and ``test/<class>/*.jpg``, or ``<class>/*.jpg``.
+        sha256: Hash of all that lies in ``root``; the fingerprint. Without it the fingerprint covers names only.
         counts: See :func:`~tcm_bench.data.listing.open_world`.
 
     Raises:
@@ -36,7 +38,8 @@ def folder(root: str | Path, counts: Counts | None = None) -> Splits:
         _listing(root, train, first_number=0),
         _listing(root, test, first_number=len(train)),
     )
-    return open_world("a folder of images per class", root, *listings, dict(enumerate(names)), counts)
+    splits = open_world("a folder of images per class", root, *listings, dict(enumerate(names)), counts)
+    return splits if sha256 is None else replace(splits, fingerprint=sha256)
 
 
 def _class_folders(parent: Path) -> list[Path]:

@@ -90,7 +90,8 @@ class Splits:
     Attributes:
         train: Classes to learn from.
         test: Classes never seen in training.
-        fingerprint: Hash of everything that decides the items and their order.
+        fingerprint: Hash of what decides the items and their order. For images that lie as files it covers their paths
+            and classes; that the files are what they should be is checked by the dataset's own verification.
     """
 
     train: Table

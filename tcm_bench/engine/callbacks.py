@@ -1,5 +1,7 @@
 """What a run writes while it trains: its history, its progress, the state it resumes from."""
 
+import tcm_bench.torchvision_schemas  # noqa: F401  isort: skip
+
 import csv
 import io
 import time

@@ -1,5 +1,7 @@
 """The Lightning module: wiring only, no formula."""
 
+import tcm_bench.torchvision_schemas  # noqa: F401  isort: skip
+
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -28,6 +30,7 @@ class RetrievalModule(pl.LightningModule):
         *,
         head_lr_scale: float = 1.0,
         chunk_size: int | None = None,
+        seed: int = 0,
     ) -> None:
         """Take every part ready made.
 
@@ -40,8 +43,11 @@ class RetrievalModule(pl.LightningModule):
             head_lr_scale: Rate of the embedding head and of the objective's own parameters over that of the rest.
             chunk_size: Embed a batch in pieces of this many items and keep no activations, so that the memory of a
                 step does not grow with the batch; the gradient is the same. None: whole.
+            seed: Of what is random in a network, such as dropout.
         """
         super().__init__()
+        if chunk_size is not None and chunk_size < 1:
+            raise ValueError(f"model.chunk_size must be at least 1, or null for the whole batch, got {chunk_size}")
         if chunk_size is not None and _updates_batch_statistics(embedder):
             raise ValueError(
                 f"model.chunk_size={chunk_size} needs frozen BatchNorm statistics, which otherwise would depend on the "
@@ -56,6 +62,7 @@ class RetrievalModule(pl.LightningModule):
         self.schedule = schedule
         self.head_lr_scale = head_lr_scale
         self.chunk_size = chunk_size
+        self.seed = seed
         self.terms: list[Tensor] = []  # of the epoch's steps; Lightning's own averaging costs 7 ms a step
 
     def embed(self, inputs: Tensor) -> Tensor:
@@ -64,6 +71,10 @@ class RetrievalModule(pl.LightningModule):
             return self.embedder(inputs).float()
         chunks = [checkpoint(self.embedder, chunk, use_reentrant=False) for chunk in inputs.split(self.chunk_size)]
         return torch.cat(chunks).float()
+
+    def on_train_epoch_start(self) -> None:
+        """Make an epoch's random numbers a function of seed, epoch and rank, so that a resumed run has the same."""
+        torch.manual_seed(hash((self.seed, self.current_epoch, self.global_rank)) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one step over the batch of all ranks; the mean of every term over the epoch is `train/<term>`.

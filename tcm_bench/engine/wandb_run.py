@@ -1,5 +1,8 @@
 """Weights & Biases: one W&B run for each run of ours, under the same id, offline when it cannot be online."""
 
+import tcm_bench.torchvision_schemas  # noqa: F401  isort: skip
+
+import contextlib
 import logging
 import os
 import socket
@@ -12,13 +15,16 @@ from urllib.parse import urlsplit
 
 import wandb
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from tcm_bench.ledger import is_first_process
+
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # W&B's reports on itself wait 5 s for a server that is away
 
 log = logging.getLogger(__name__)
 
 Mode = Literal["online", "offline", "disabled"]
 REACH_S = 3  # a server that takes longer to accept a connection counts as unreachable
-INIT_S = 20  # and one that takes longer to start a run as broken
+INIT_S = 10  # and one that takes longer to start a run as broken
 FINISH_S = 120  # what has not been uploaded by then stays in the folder, for `wandb sync`
 
 
@@ -28,7 +34,11 @@ class WandbRun(WandbLogger):
     A process of a sweep does many runs, so each logger holds a W&B run of its own, and `finish` ends it.
     """
 
-    lost = False
+    def __init__(self, **settings: Any) -> None:
+        """Take what :class:`WandbLogger` takes."""
+        super().__init__(**settings)
+        self._wandb_init.pop("anonymous", None)  # Lightning passes it, and W&B warns of it
+        self.lost = False
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Record values; nothing once the run was lost."""
@@ -78,11 +88,11 @@ def wandb_logger(
             `online` is offline too where there is no key or no server.
         entity: User or team; None is the key's own.
     """
-    if rank_zero_only.rank:  # only the first process of a run reports
+    if not is_first_process():  # only that one reports
         wanted: Mode = "disabled"
     else:
         wanted = _available(mode)
-    for possible in dict.fromkeys((wanted, "offline", "disabled")):
+    for possible in (wanted, "offline", "disabled"):  # offline again, if that was wanted: with a new process behind it
         logger = WandbRun(
             project=project,
             entity=entity,
@@ -98,7 +108,7 @@ def wandb_logger(
                 silent=True,
                 console="off",
                 reinit="create_new",  # whatever became of the run before in this process
-                init_timeout=INIT_S,
+                init_timeout=INIT_S if possible == "online" else 60,
                 finish_timeout=FINISH_S,
                 finish_timeout_raises=False,
             ),
@@ -107,6 +117,8 @@ def wandb_logger(
             _ = logger.experiment  # starts it
         except Exception as error:  # noqa: BLE001 - see WandbRun
             log.warning("W&B: no %s run could be started (%s)", possible, _shown(error))
+            with contextlib.suppress(Exception):
+                wandb.teardown()  # of its background process, which may be broken or hold on to the run's id
         else:
             break
     return logger
@@ -120,6 +132,7 @@ def _available(mode: Mode | Literal["auto"]) -> Mode:
     if mode != "online":
         return mode  # type: ignore[return-value]
     try:
+        wandb.setup(wandb.Settings(silent=True))
         if not wandb.login(prompt=False, verify=False):
             log.info("W&B: no API key, so the run is recorded offline; `wandb sync` uploads it later")
             return "offline"

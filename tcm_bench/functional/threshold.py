@@ -27,7 +27,7 @@ References:
 from dataclasses import dataclass
 from decimal import Decimal
 from math import ceil, nan
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -134,7 +134,7 @@ def threshold_consistency(
         >>> round(result.d_min, 4), round(result.d_max, 4), round(result.opis, 4)
         (0.6325, 1.7889, 0.0413)
     """
-    _check(far_bounds, steps=steps, c=c, eps=eps)
+    _check(far_bounds, axis=axis, steps=steps, c=c, eps=eps, ranking=ranking)
     pairs = AllPairs(embeddings, labels, axis=axis, chunk_size=chunk_size)
     low, high = _range(pairs, far_bounds)
     thresholds = torch.linspace(low, high, steps, dtype=torch.float64, device=labels.device)
@@ -320,10 +320,21 @@ def _reason(pairs: AllPairs, *, kept: int, low: float, high: float) -> str | Non
     return None
 
 
-def _check(far_bounds: tuple[float, float], *, steps: int = 2, c: float = 1.0, eps: float = 0.5) -> None:
+def _check(
+    far_bounds: tuple[float, float],
+    *,
+    axis: str = "distance",
+    steps: int = 2,
+    c: float = 1.0,
+    eps: float = 0.5,
+    ranking: str = "mean",
+) -> None:
     """Refuse arguments outside their ranges."""
-    if not 0 < far_bounds[0] < far_bounds[1] <= 1:
-        raise ValueError(f"far_bounds must satisfy 0 < low < high <= 1, got {far_bounds}")
+    for name, value, known in (("axis", axis, get_args(Axis)), ("ranking", ranking, get_args(Ranking))):
+        if value not in known:
+            raise ValueError(f"{name} must be {' or '.join(known)}, got {value!r}")
+    if len(far_bounds) != 2 or not 0 < far_bounds[0] < far_bounds[1] <= 1:
+        raise ValueError(f"far_bounds must be two rates with 0 < low < high <= 1, got {far_bounds}")
     if steps < 2:
         raise ValueError(f"steps must be at least 2, got {steps}")
     if not c > 0:

@@ -1,3 +1,4 @@
+import faiss
 import pytest
 import reference
 import torch
@@ -87,3 +88,15 @@ def test_k_below_one_is_refused(k):
 def test_a_single_item_is_refused():
     with pytest.raises(ValueError, match="at least two items, got 1"):
         recall_at_k(torch.ones(1, 2), torch.zeros(1, dtype=torch.int64))
+
+
+def test_recall_is_that_of_a_nearest_neighbour_library():
+    generator = torch.Generator().manual_seed(3)
+    x = torch.nn.functional.normalize(torch.randn(600, 24, generator=generator))
+    y = torch.arange(600) % 40
+    index = faiss.IndexFlatIP(24)
+    index.add(x.numpy())
+    neighbors = index.search(x.numpy(), 2)[1]
+    nearest = torch.from_numpy(neighbors)
+    first = torch.where(nearest[:, 0] == torch.arange(600), nearest[:, 1], nearest[:, 0])
+    assert recall_at_k(x, y, k=1) == (y[first] == y).double().mean()

