@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -305,5 +306,7 @@ def _save(path: Path, tensors: dict[str, Tensor]) -> None:
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
         temporary.chmod(0o644)  # safetensors makes files that only their owner may read
         temporary.replace(path)
+    except SafetensorError as error:  # its way to say that the disk is full
+        raise OSError(f"cannot write {path}: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -84,6 +84,9 @@ def job(cfg: DictConfig) -> ledger.Result:
         logging.disable(logging.INFO)  # the first process says it all
     if settings.mode is RunMode.MULTIRUN:
         _end_with_parent()
+        for handler in logging.getLogger().handlers:  # the terminal is the sweep's own display's
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.CRITICAL)
         try:
             return execute(cfg, choices(settings, cfg.seed), wait_s=-1)  # a sweep beside this one may share runs
         except Exception:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -15,7 +16,6 @@ from vectors import command, head, write_vectors
 from tcm_bench import ledger
 
 GRID = ["tcm=none,paper", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "sweep_name=tiny"]
-GRID += ["hydra/job_logging=run_quiet"]
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,15 @@ def test_a_finished_sweep_is_not_repeated(undisturbed, vectors):
     assert ran.returncode == 0
     assert "all 4 runs are finished already" in ran.stderr
     assert rows(undisturbed) == before
+
+
+def test_a_larger_sweep_takes_over_what_is_done_and_says_so_in_one_place(tmp_path, vectors, undisturbed):
+    output = shutil.copytree(undisturbed, tmp_path / "copy")
+    ran = sweep(output, *head(vectors), "seed=0,1,2")
+    assert ran.returncode == 0, ran.stderr
+    assert len(rows(output)) == 6
+    assert rows(undisturbed).items() <= rows(output).items()
+    assert "force=true" not in ran.stderr  # what jobs say goes to their logs; the terminal is the display's
 
 
 def test_a_killed_sweep_goes_on_to_the_numbers_of_an_undisturbed_one(tmp_path, vectors, undisturbed):
