@@ -190,7 +190,7 @@ def _check_target(path: str, node: DictConfig, trusted: Sequence[str]) -> None:
 
 
 def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> None:
-    """Refuse what Hydra lets pass: an unknown top-level `+key`, and a value of another type than its default.
+    """Refuse what Hydra lets pass: an added key that nothing reads, a name that follows from the rest, a bad value.
 
     Args:
         cfg: The composed configuration.

@@ -1,6 +1,7 @@
 """What a run writes while it trains."""
 
 import csv
+import itertools
 import json
 import os
 from types import SimpleNamespace
@@ -23,6 +24,31 @@ class Killed(RuntimeError):
     """In place of a kill in the middle of an epoch."""
 
 
+def kill_in_the_third_epoch(patched) -> None:
+    """End training at its 13th step, where an epoch has five."""
+    step, steps = RetrievalModule.training_step, itertools.count(1)
+
+    def killed(self, batch, batch_idx):
+        if next(steps) == 13:
+            raise Killed
+        return step(self, batch, batch_idx)
+
+    patched.setattr(RetrievalModule, "training_step", killed)
+
+
+def test_a_network_with_dropout_resumes_to_the_weights_of_one_never_killed(tmp_path, run, monkeypatch):
+    longer = ["trainer.max_epochs=4"]
+    embed = RetrievalModule.embed
+    monkeypatch.setattr(RetrievalModule, "embed", lambda self, x: embed(self, torch.nn.functional.dropout(x, 0.5)))
+    _, whole = run(tmp_path / "whole", *longer)
+    with monkeypatch.context() as patched:
+        kill_in_the_third_epoch(patched)
+        with pytest.raises(Killed):
+            run(tmp_path / "cut", *longer)
+    _, cut = run(tmp_path / "cut", *longer)
+    assert (cut / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+
+
 def test_history_has_a_row_an_epoch_and_goes_on_after_a_kill_as_if_there_was_none(tmp_path, run, monkeypatch):
     longer = ["trainer.max_epochs=4", "data.loader.validation_classes=3"]
     _, whole = run(tmp_path / "whole", *longer)
@@ -36,18 +62,8 @@ def test_history_has_a_row_an_epoch_and_goes_on_after_a_kill_as_if_there_was_non
     for row in rows:
         assert float(row["train/loss"]) == pytest.approx(float(row["train/base"]) + float(row["train/tcm"]), rel=1e-5)
 
-    steps = 0
-    step = RetrievalModule.training_step
-
-    def killed_in_the_third_epoch(self, batch, batch_idx):
-        nonlocal steps
-        steps += 1
-        if steps == 13:
-            raise Killed
-        return step(self, batch, batch_idx)
-
     with monkeypatch.context() as patched:
-        patched.setattr(RetrievalModule, "training_step", killed_in_the_third_epoch)
+        kill_in_the_third_epoch(patched)
         with pytest.raises(Killed):
             run(tmp_path / "cut", *longer)
     cut = tmp_path / "cut" / "runs" / whole.name
