@@ -1,4 +1,4 @@
-"""The command line beside training."""
+"""`tcm-bench status`, `report` and `curves`."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from tcm_bench import ledger
-from tcm_bench.cli import app
+from tcm_bench.cli.app import app
 
 LABELS = torch.arange(8).repeat_interleave(4)
 
@@ -153,13 +153,13 @@ def test_a_fault_of_ours_keeps_its_traceback(tcm_bench, monkeypatch):
     def broken(*_):
         raise RuntimeError("ours")
 
-    monkeypatch.setattr("tcm_bench.cli._planned", broken)
+    monkeypatch.setattr("tcm_bench.cli.runs._planned", broken)
     assert isinstance(tcm_bench("report", "mini").exception, RuntimeError)
 
 
 def test_the_installed_command_answers_without_the_heavy_libraries(outputs):
     code = (
-        "import sys; from tcm_bench.cli import app\n"
+        "import sys; from tcm_bench.cli.app import app\n"
         "try: app()\n"
         "finally: print({'torch', 'pandas', 'matplotlib', 'lightning'} & set(sys.modules), file=sys.stderr)"
     )

@@ -1,4 +1,4 @@
-"""The command line beside training. A sub-command more: a function under `@app.command()`."""
+"""What has been trained: `tcm-bench status`, `report` and `curves`."""
 
 import json
 import os
@@ -10,35 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from typer.core import TyperGroup
 
 from tcm_bench import ledger
 
 CHOICES = ("data", "backbone", "loss", "tcm", "seed")
-
-
-class OneSentence(TyperGroup):
-    """Ends what a user can put right with one sentence and status 1, in every sub-command."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the sub-command."""
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            raise
-        except (ValueError, OSError) as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from error
-
-
-app = typer.Typer(
-    name="tcm-bench",
-    cls=OneSentence,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Look at what has been trained. Training itself is `python train.py --help`.",
-)
 
 
 def _outputs() -> Path:
@@ -57,7 +32,6 @@ OutputDir = Annotated[
 ]
 
 
-@app.command()
 def status(output_dir: OutputDir) -> None:
     """Every run: where it stands, what it is, how far it is."""
     planned = {run["run_id"]: run for path in _sweeps(output_dir) for run in _planned(path)}
@@ -81,7 +55,6 @@ def status(output_dir: OutputDir) -> None:
     console.print(f"{counts.total()} runs: {', '.join(f'{n} {state}' for state, n in sorted(counts.items()))}")
 
 
-@app.command()
 def report(name: Annotated[str, typer.Argument(help="Name of a sweep.")], output_dir: OutputDir) -> None:
     """Fold a sweep's runs to its comparisons: a table here, and report/NAME.csv and .md."""
     path = output_dir / "sweeps" / f"{name}.json"
@@ -98,7 +71,6 @@ def report(name: Annotated[str, typer.Argument(help="Name of a sweep.")], output
         console.print(f"written: {written}", soft_wrap=True, highlight=False, markup=False)
 
 
-@app.command()
 def curves(
     run_base: Annotated[str, typer.Argument(help="Run without TCM: its id, the start of its id, or its folder.")],
     run_tcm: Annotated[str, typer.Argument(help="Run with TCM.")],

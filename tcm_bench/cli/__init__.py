@@ -1,0 +1,1 @@
+"""The command `tcm-bench`: one module per group of sub-commands, put together in `app`."""

@@ -1,0 +1,35 @@
+"""The command line beside training. A sub-command more: a function here under its name, or a group of its own."""
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from tcm_bench.cli import runs
+
+
+class OneSentence(TyperGroup):
+    """Ends what a user can put right with one sentence and status 1, in every sub-command."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the sub-command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except (ValueError, OSError) as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    name="tcm-bench",
+    cls=OneSentence,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Look at what has been trained. Training itself is `python train.py --help`.",
+)
+app.command()(runs.status)
+app.command()(runs.report)
+app.command()(runs.curves)

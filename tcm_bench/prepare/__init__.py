@@ -1,0 +1,1 @@
+"""From archives and links to datasets on disk that are proven to be the benchmarks."""
