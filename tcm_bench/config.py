@@ -8,7 +8,6 @@ import difflib
 import hashlib
 import inspect
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -32,6 +31,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from tcm_bench.ledger import science_hash
+from tcm_bench.provenance import cores
 
 CONFIG_NAME = "config"
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -122,12 +122,15 @@ def content_sha256(path: str) -> str:
             return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
         return _bytes_sha256(place)
     except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}; give the path of existing data") from error
+        raise ConfigurationError(
+            f"cannot read {path}: {error.strerror}; give the path of existing data; "
+            "`tcm-bench data list` says what can be prepared"
+        ) from error
 
 
 OmegaConf.register_new_resolver("run_id", run_id, replace=True)
 OmegaConf.register_new_resolver("content_sha256", content_sha256, replace=True)
-OmegaConf.register_new_resolver("cores", lambda: len(os.sched_getaffinity(0)), replace=True)
+OmegaConf.register_new_resolver("cores", cores, replace=True)
 OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
 
 

@@ -23,22 +23,23 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torchmetrics import MetricCollection
 
+from tcm_bench.batch import Batch
 from tcm_bench.config import ConfigurationError, build, comparison_id, science
 from tcm_bench.data.datamodule import RetrievalData
 from tcm_bench.data.features import frozen_features
-from tcm_bench.data.table import FeatureTable, ImageTable, Splits
+from tcm_bench.data.table import FeatureTable, ImageTable, Splits, Table
 from tcm_bench.engine.callbacks import CHECKPOINT
 from tcm_bench.engine.module import RetrievalModule
-from tcm_bench.ledger import EMBEDDINGS, is_first_process, write_progress
+from tcm_bench.evaluation_files import write_evaluation
+from tcm_bench.functional.retrieval import recall_at_k
+from tcm_bench.ledger import EMBEDDINGS, WEIGHTS, is_first_process, write_progress
 from tcm_bench.losses.objective import Objective
 from tcm_bench.metrics.embedding_metric import EmbeddingMetric
-from tcm_bench.metrics.recall import Recall
-from tcm_bench.metrics.threshold_consistency import ThresholdConsistency
+from tcm_bench.metrics.evaluation import Evaluation
 from tcm_bench.models.embedder import Embedder
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = "weights.safetensors"
 NOT_A_SCORE = ("num_", "d_m")  # counts and the ends of the calibration range have places of their own
 HARMLESS = (  # what Lightning says of a run that does as it was told
     ".*does not have many workers.*",
@@ -103,6 +104,9 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, choices: Mapping[str, str | int
         chunk_size=cfg.model.chunk_size,
         seed=cfg.seed,
     )
+    for metric in module.test_metrics.values():
+        if isinstance(metric, EmbeddingMetric):
+            metric.query, metric.gallery = _roles(splits.test)
     loggers = _loggers(cfg, trusted, choices)
     with _closing(loggers), warnings.catch_warnings():
         for known in HARMLESS:
@@ -139,6 +143,7 @@ def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path
                 transforms.pop("test_transform"),
                 cache_dir=Path(cfg.machine.cache_dir),
                 device=_device(cfg),
+                num_workers=cfg.machine.num_workers,
                 on_progress=lambda done, total: write_progress(run_dir, "features", done, total),
                 progress_bar=bool(cfg.machine.progress),
             )
@@ -238,34 +243,42 @@ def _before_training(parts: Parts, device: str) -> float:
     """R@1 on the test classes of the features that training starts from."""
     unseen, _ = parts.data.test_dataloader()
     backbone = (parts.embedder.backbone or nn.Identity()).to(device).eval()
-    recall = Recall(ks=(1,)).to(device)
+    rows = []
     for batch in unseen:
-        features = normalize(backbone(batch.inputs.to(device)).float())
-        recall.update(features, batch.labels.to(device), batch.indices.to(device))
+        batch = parts.data.on_after_batch_transfer(Batch(*(tensor.to(device) for tensor in batch)))
+        rows.append((normalize(backbone(batch.inputs).float()), batch.labels, batch.indices))
     parts.embedder.train()
-    return float(recall.compute()["recall_at_1"])
+    features, labels, indices = (torch.cat(column) for column in zip(*rows, strict=True))
+    query, gallery = (None if role is None else role.to(device)[indices] for role in _roles(parts.data.splits.test))
+    return float(recall_at_k(features, labels, query=query, gallery=gallery))
+
+
+def _roles(table: Table) -> tuple[Tensor | None, Tensor | None]:
+    """Which rows of a table are queries and which are searched, if it says."""
+    query, gallery = (None if role is None else torch.from_numpy(role) for role in (table.query, table.gallery))
+    return query, gallery
 
 
 def _measured(module: RetrievalModule, splits: Splits, parts: Parts, before: float) -> Measured:
     """Split what the metrics say into values, the threshold's settings, and counts."""
     unseen = _plain(module.test_metrics.compute())
     seen = _plain(module.seen_metrics.compute())
-    thresholds = [
-        [metric for metric in metrics.values() if isinstance(metric, ThresholdConsistency)]
+    evaluations = [
+        [metric for metric in metrics.values() if isinstance(metric, Evaluation)]
         for metrics in (module.test_metrics, module.seen_metrics)
     ]
     reasons = [
-        f"{classes} classes: {metric.result.reason}"
-        for classes, found in zip(("unseen", "seen"), thresholds, strict=True)
+        f"{classes} classes: {metric.result.consistency.reason}"
+        for classes, found in zip(("unseen", "seen"), evaluations, strict=True)
         for metric in found
-        if metric.result and metric.result.reason
+        if metric.result and metric.result.consistency.reason
     ]
     values = {name: value for name, value in unseen.items() if not name.startswith(NOT_A_SCORE)}
     return Measured(
         reason="; ".join(reasons) or None,
         metrics={**values, "recall_at_1_before": before, **{f"{name}_seen": seen[name] for name in values}},
         threshold={
-            **{key: value for metric in thresholds[0] for key, value in metric.settings.items()},
+            **{key: value for metric in evaluations[0] for key, value in metric.settings.items()},
             **{name: unseen[name] for name in ("d_min", "d_max") if name in unseen},
         },
         counts={
@@ -287,16 +300,23 @@ def _plain(values: Mapping[str, Tensor]) -> dict[str, float | None]:
 
 
 def _store(run_dir: Path, module: RetrievalModule) -> None:
-    """The test embeddings, row for row as the metrics saw them, and the trained weights."""
+    """The test embeddings, row for row as the metrics saw them, what they came to by class, and the trained weights."""
     gathered = next(metric for metric in module.test_metrics.values() if isinstance(metric, EmbeddingMetric))
     with gathered.sync_context():  # every process has a share of the rows
         embeddings, labels, indices = gathered.table()
     if not is_first_process():
         return
-    _save(
-        run_dir / EMBEDDINGS,
-        {"embeddings": embeddings.float(), "labels": labels.long(), "indices": indices.long()},
-    )
+    roles = {"query": gathered.query, "gallery": gathered.gallery}
+    tensors = {
+        "embeddings": embeddings.float(),
+        "labels": labels.long(),
+        "indices": indices.long(),
+        **{name: role[indices.to(role.device)] for name, role in roles.items() if role is not None},
+    }
+    _save(run_dir / EMBEDDINGS, tensors)
+    for metric in module.test_metrics.values():
+        if isinstance(metric, Evaluation) and metric.result is not None:
+            write_evaluation(metric.result, run_dir, metric.settings)
     _save(run_dir / WEIGHTS, dict(module.embedder.state_dict()))
 
 

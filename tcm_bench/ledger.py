@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 RESULT = "result.json"
 RUNNING = "running.json"
 EMBEDDINGS = "test_embeddings.safetensors"  # embeddings (items, dim), labels and indices (items,)
+WEIGHTS = "weights.safetensors"  # of the network that made them
 
 Status = Literal["finished", "failed", "interrupted"]
 State = Literal["finished", "failed", "interrupted", "running", "pending"]

@@ -1,5 +1,6 @@
-"""Where a number comes from: code, libraries, memory."""
+"""Where a number comes from: code, libraries, machine."""
 
+import os
 import platform
 import resource
 import subprocess
@@ -59,3 +60,8 @@ def peak_mem_gib() -> float:
     """Largest resident memory of this process so far, GiB."""
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def cores() -> int:
+    """Cores that this process may use; all there are where the system cannot say (macOS)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -231,6 +231,6 @@ def _alone(run_dir: Path, wait_s: float) -> Iterator[None]:
 
 def _forget(run_dir: Path) -> None:
     for path in run_dir.iterdir():
-        if path.suffix in (".ckpt", ".json", ".csv", ".safetensors"):
+        if path.suffix in (".ckpt", ".json", ".csv", ".parquet", ".safetensors"):
             path.unlink()
     shutil.rmtree(run_dir / "wandb", ignore_errors=True)

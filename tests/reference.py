@@ -106,14 +106,33 @@ def eps_opis(curves, thresholds, eps=0.1, ranking="mean"):
     return range_mean(gaps, thresholds)
 
 
-def recall_at_k(rows, labels, k):
+def neighbors(rows, labels, queries=None, gallery=None):
+    """``(query, other items from the nearest on)`` of each query; of equally near ones the lower index first."""
     s = cosines(rows)
-    hits = 0
     for query in range(len(labels)):
-        others = [item for item in range(len(labels)) if item != query]
-        others.sort(key=lambda item: (-s[query][item], item))
-        hits += any(labels[item] == labels[query] for item in others[:k])
-    return hits / len(labels)
+        if queries is None or queries[query]:
+            others = [i for i in range(len(labels)) if i != query and (gallery is None or gallery[i])]
+            yield query, sorted(others, key=lambda item: (-s[query][item], item))
+
+
+def recall_at_k(rows, labels, k, queries=None, gallery=None):
+    hits = [
+        any(labels[item] == labels[query] for item in others[:k])
+        for query, others in neighbors(rows, labels, queries, gallery)
+    ]
+    return sum(hits) / len(hits)
+
+
+def precision_at_r(rows, labels, queries=None, gallery=None):
+    """``(mAP@R, R-precision)`` over the queries that have something to find."""
+    averages, shares = [], []
+    for query, others in neighbors(rows, labels, queries, gallery):
+        right = [labels[item] == labels[query] for item in others]
+        number = sum(right)
+        if number:
+            averages.append(sum(sum(right[: i + 1]) / (i + 1) for i in range(number) if right[i]) / number)
+            shares.append(sum(right[:number]) / number)
+    return math.fsum(averages) / len(averages), math.fsum(shares) / len(shares)
 
 
 def tcm(rows, labels, positive_margin=0.9, negative_margin=0.5, positive_weight=1.0, negative_weight=1.0):

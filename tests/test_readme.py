@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from typer.testing import CliRunner
 
 from tcm_bench import ledger
+from tcm_bench.cli.app import app
 from tcm_bench.config import PROJECT_ROOT
 
 README = (PROJECT_ROOT / "README.md").read_text()
@@ -34,7 +36,7 @@ QUICK = {  # what is run in full, and how it is made small
 
 def test_every_command_is_accounted_for():
     assert len(TRAIN) >= 8
-    assert {words[0] for words in commands()} == {"make", "python"}
+    assert {words[0] for words in commands()} == {"make", "python", "tcm-bench"}
     assert set(QUICK) <= {tuple(words) for words in TRAIN}
 
 
@@ -54,6 +56,12 @@ def test_the_commands_run(overrides, tmp_path):
     subprocess.run([sys.executable, str(PROJECT_ROOT / "train.py"), *words], cwd=tmp_path, check=True)
     (row,) = ledger.results((tmp_path / "outputs" / "runs").iterdir())
     assert row.status == "finished"
+
+
+@pytest.mark.parametrize("words", [words[1:] for words in commands() if words[0] == "tcm-bench"], ids=" ".join)
+def test_every_subcommand_knows_its_options(words):
+    done = CliRunner().invoke(app, [*words, "--help"])
+    assert done.exit_code == 0, done.output
 
 
 @pytest.mark.parametrize("target", sorted({words[1] for words in commands() if words[0] == "make"}))

@@ -8,8 +8,9 @@ import emoji
 import icons
 import kanji
 import quickdraw
-from fetch import fetch
-from pack import tracked_files
+
+from tcm_bench.packages import fetch
+from tcm_bench.prepare.strips import set_files
 
 PROJECT = Path(__file__).parents[2]
 RECIPES = {module.RECIPE.name: module.RECIPE for module in (quickdraw, emoji, icons, kanji)}
@@ -27,7 +28,7 @@ def main() -> None:
     for name in arguments.names:
         recipe = RECIPES[name]
         archives = {package.name: fetch(package, arguments.downloads) for package in recipe.packages}
-        for file, content in tracked_files(recipe, recipe.collect(archives)).items():
+        for file, content in set_files(recipe, recipe.collect(archives)).items():
             path = arguments.data / name / file
             same = path.exists() and path.read_bytes() == content
             print(f"{'same' if same else 'differs'}  {hashlib.sha256(content).hexdigest()}  {path}")

@@ -1,23 +1,13 @@
 """Icons: one idea drawn in the icon sets of many designers; common ideas far more often than rare ones."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from recipe import Drawing, Drawings, Package, Recipe
-from svg import draw, icon_set
+from tcm_bench.prepare.drawings import Drawings, Recipe
+from tcm_bench.prepare.icons import PACKAGE, SIDE, ideas
 
-SIDE = 48
 MIN_SETS = 3
 
-PACKAGE = Package(
-    manager="npm",
-    name="@iconify/json",
-    version="2.2.535",
-    sha256="1a545f86fa224d6531d8fb101dcbe83aac2b28689a21cbed6fc68318a5af4d91",
-    license="that of each set, above",
-    credit="Iconify, who collected the sets",
-)
 # One set per designer, chosen for being drawn differently: thin, solid, two-tone, coloured, pixel, freehand.
 SETS = {
     "tabler": ("MIT", "Paweł Kuna, Tabler Icons"),
@@ -38,32 +28,11 @@ SETS = {
     "temaki": ("CC0-1.0", "Bryan Housel, Temaki"),
     "marketeq": ("MIT", "Marketeq, Marketeq"),
 }
-STYLES = re.compile(
-    r"(?<=.)-(\d+|alt|bold|broken|bulk|color|duotone|fill|filled|flat|glyph|light|line|linear|mini|o|outline|outlined|"
-    r"regular|round|rounded|sharp|small|solid|stroke|thin|tone|two|twotone)$"
-)
-
-
-def idea(icon: str) -> str:
-    """The icon's name without the words for its style and size at the end."""
-    while (shorter := STYLES.sub("", icon)) != icon:
-        icon = shorter
-    return icon
 
 
 def collect(archives: Mapping[str, Path]) -> Drawings:
-    """One drawing per icon set and idea; of a set's variants the one with the shortest name."""
-    sets = {name: icon_set(archives[PACKAGE.name], f"package/json/{name}.json") for name in SETS}
-    chosen: dict[str, dict[str, str]] = {}
-    for name, icons in sets.items():
-        for icon in sorted(icons["icons"], key=lambda icon: (len(icon), icon)):
-            if not icons["icons"][icon].get("hidden"):
-                chosen.setdefault(idea(icon), {}).setdefault(name, icon)
-    return {
-        name: [Drawing(draw(sets[source], icon, SIDE), source) for source, icon in by_set.items()]
-        for name, by_set in chosen.items()
-        if len(by_set) >= MIN_SETS
-    }
+    """The ideas of these sets."""
+    return ideas(archives[PACKAGE.name], SETS, MIN_SETS)
 
 
 RECIPE = Recipe(

@@ -2,17 +2,16 @@
 
 import hashlib
 import io
-import subprocess
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from fetch import read_member
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
-from recipe import Drawing, Drawings, Package, Recipe
+
+from tcm_bench.packages import Package, files
+from tcm_bench.prepare.drawings import Drawing, Drawings, Recipe
 
 SIDE = 48
 OVERSAMPLING = 4
@@ -126,10 +125,8 @@ TYPEFACES = (
 
 def font_bytes(archive: Path, file: str) -> bytes:
     """The content of one file of a Debian package, found by its name."""
-    tar = subprocess.run(["dpkg-deb", "--fsys-tarfile", archive], check=True, capture_output=True).stdout
-    with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
-        (name,) = (name for name in opened.getnames() if Path(name).name == file)
-        return read_member(opened, name)
+    ((_, content),) = files(archive, f"*/{file}")
+    return content
 
 
 def common_kanji() -> list[str]:

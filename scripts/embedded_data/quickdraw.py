@@ -2,13 +2,13 @@
 
 import gzip
 import json
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from fetch import read_member
-from recipe import Drawing, Drawings, Package, Recipe
+
+from tcm_bench.packages import Package, files
+from tcm_bench.prepare.drawings import Drawing, Drawings, Recipe
 
 SIDE = 28
 LEVELS = 15  # grey steps kept, of 255: halves the size, invisible in a sketch
@@ -26,17 +26,13 @@ PACKAGE = Package(
 def collect(archives: Mapping[str, Path]) -> Drawings:
     """Every drawing of the package, dark ink on white, in its order."""
     drawings: Drawings = {}
-    with tarfile.open(archives[PACKAGE.name]) as tar:
-        for member in tar:
-            path = PurePosixPath(member.name)
-            if not path.name.endswith(".ndjson.gz"):
-                continue
-            lines = gzip.decompress(read_member(tar, member.name)).splitlines()
-            ink = np.array([json.loads(line) for line in lines if line]).reshape(-1, SIDE, SIDE)
-            grey = (255 / LEVELS * np.round((1 - ink) * LEVELS)).round().astype(np.uint8)
-            drawings[path.name.removesuffix(".ndjson.gz")] = [
-                Drawing(np.repeat(image[..., None], 3, axis=-1), PACKAGE.name) for image in grey
-            ]
+    for path, content in files(archives[PACKAGE.name], "*.ndjson.gz"):
+        lines = gzip.decompress(content).splitlines()
+        ink = np.array([json.loads(line) for line in lines if line]).reshape(-1, SIDE, SIDE)
+        grey = (255 / LEVELS * np.round((1 - ink) * LEVELS)).round().astype(np.uint8)
+        drawings[PurePosixPath(path).name.removesuffix(".ndjson.gz")] = [
+            Drawing(np.repeat(image[..., None], 3, axis=-1), PACKAGE.name) for image in grey
+        ]
     return drawings
 
 

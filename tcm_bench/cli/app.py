@@ -5,7 +5,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from tcm_bench.cli import runs
+from tcm_bench.cli import data, evaluate, runs
 
 
 class OneSentence(TyperGroup):
@@ -28,8 +28,11 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Look at what has been trained. Training itself is `python train.py --help`.",
+    help="Look at what has been trained, and at what to train on. Training itself is `python train.py --help`.",
 )
 app.command()(runs.status)
 app.command()(runs.report)
 app.command()(runs.curves)
+app.command()(evaluate.evaluate)
+app.command()(evaluate.compare)
+app.add_typer(data.data_app)

@@ -48,11 +48,11 @@ def status(output_dir: OutputDir) -> None:
         words = [run_id, row.state, *(str(row.choices.get(name, "–")) for name in CHOICES), row.progress]
         table.add_row(*map(Text, words))
         reasons += [f"{run_id}: {row.reason}"] * bool(row.reason)
-    console = _console()
-    console.print(table)
+    terminal = console()
+    terminal.print(table)
     for reason in reasons:
-        console.print(reason, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{counts.total()} runs: {', '.join(f'{n} {state}' for state, n in sorted(counts.items()))}")
+        terminal.print(reason, markup=False, highlight=False, soft_wrap=True)
+    terminal.print(f"{counts.total()} runs: {', '.join(f'{n} {state}' for state, n in sorted(counts.items()))}")
 
 
 def report(name: Annotated[str, typer.Argument(help="Name of a sweep.")], output_dir: OutputDir) -> None:
@@ -65,10 +65,10 @@ def report(name: Annotated[str, typer.Argument(help="Name of a sweep.")], output
     from tcm_bench.report.comparison import comparison_table, write_comparison
 
     rows = list(ledger.results(output_dir / "runs" / run["run_id"] for run in planned))
-    console = _console()
-    console.print(comparison_table(rows, planned, width=console.width))
+    terminal = console()
+    terminal.print(comparison_table(rows, planned, width=terminal.width))
     for written in write_comparison(rows, output_dir / "report", name, planned):
-        console.print(f"written: {written}", soft_wrap=True, highlight=False, markup=False)
+        terminal.print(f"written: {written}", soft_wrap=True, highlight=False, markup=False)
 
 
 def curves(
@@ -78,18 +78,18 @@ def curves(
     output_dir: OutputDir,
 ) -> None:
     """Draw the utility curves of the classes of two runs side by side."""
-    base, tcm = _run_folder(run_base, output_dir), _run_folder(run_tcm, output_dir)
+    base, tcm = run_folder(run_base, output_dir), run_folder(run_tcm, output_dir)
     from tcm_bench.report.curves import write_utility_figure
 
     typer.echo(f"written: {write_utility_figure(base, tcm, out)}")
 
 
-def _console() -> Console:
+def console() -> Console:
     """The terminal; wide enough to be read by line where there is none."""
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 120
-    return console
+    terminal = Console()
+    if not terminal.is_terminal and "COLUMNS" not in os.environ:
+        terminal.width = 120
+    return terminal
 
 
 def _sweeps(output_dir: Path) -> list[Path]:
@@ -131,7 +131,7 @@ def _standing(folder: Path, choices: dict[str, Any]) -> Standing:
     return Standing(state, choices, f"{result.wall_s:.0f} s", " ".join((result.reason or "").split()))
 
 
-def _run_folder(run: str, output_dir: Path) -> Path:
+def run_folder(run: str, output_dir: Path) -> Path:
     """The folder of a run, given its id, the start of its id, or the folder itself.
 
     Raises:

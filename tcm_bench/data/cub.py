@@ -1,40 +1,56 @@
 """Caltech-UCSD Birds 200-2011, split by class for retrieval."""
 
+from collections import Counter
 from pathlib import Path
 
-from tcm_bench.data.listing import Counts, Listing, find_root, open_world, read_columns
+from tcm_bench.data.listing import find_root, halves, open_world, read_columns, whole_numbers
 from tcm_bench.data.table import Splits
 
 DATASET = "CUB-200-2011"
-LAST_TRAIN_CLASS = 100
+COUNTS = {"train": (100, 5_864), "test": (100, 5_924)}  # classes, images
+RANGES = {"train": range(1, 101), "test": range(101, 201)}  # numbers of the classes
 
 
-def cub(root: str | Path, counts: Counts | None = None) -> Splits:
+def cub(root: str | Path, *, subset: bool = False) -> Splits:
     """Classes 1-100 train, 101-200 test, as every retrieval paper splits them.
 
-    The file ``train_test_split.txt`` belongs to the classification task and is not used.
+    The file ``train_test_split.txt`` belongs to the classification task and is not used. Files that no list names,
+    such as the ``._*`` that a Mac adds, are passed over.
 
     Args:
-        root: The folder ``CUB_200_2011``, or the one it lies in.
-        counts: See :func:`~tcm_bench.data.listing.open_world`.
+        root: The folder ``CUB_200_2011``, or one that it lies in.
+        subset: Accept fewer classes and images than the benchmark has.
 
     Raises:
-        ValueError: If a list is missing or damaged, or the counts differ.
+        ValueError: If a list is missing or damaged, an image lies in the folder of another class than its own, or
+            what is found is not the benchmark.
 
     References:
         Wah et al., "The Caltech-UCSD Birds-200-2011 Dataset", 2011.
     """
-    root = find_root(DATASET, root, "images.txt", "CUB_200_2011")
-    class_of = dict(zip(*read_columns(root / "image_class_labels.txt", 2), strict=True))
-    name_of = dict(zip(*read_columns(root / "classes.txt", 2), strict=True))
-    images, paths = read_columns(root / "images.txt", 2)
-    if unlabelled := [image for image in images if class_of.get(image) not in name_of]:
-        raise ValueError(f"image {unlabelled[0]} of {root / 'images.txt'} has no class in image_class_labels.txt")
+    root = find_root(DATASET, root, "images.txt")
+    images, labels, names = (root / name for name in ("images.txt", "image_class_labels.txt", "classes.txt"))
+    label_of, name_of = _by_number(labels), _by_number(names)
+    class_of = dict(zip(label_of, whole_numbers(labels, list(label_of.values())), strict=True))
+    paths, classes = [], []
+    for image, path in _by_number(images).items():
+        number = class_of.get(image)
+        if number is None or number not in name_of:
+            raise ValueError(f"image {image} of {images} has no class in {labels.name} and {names.name}")
+        # The folder says the class once more: lists of another copy, or of another set, do not go unnoticed.
+        if path.split("/")[0] != name_of[number] or name_of[number].split(".")[0] != f"{number:03}":
+            raise ValueError(f"{images} has {path!r}, but the other lists give it to class {number}, {name_of[number]}")
+        paths.append(f"images/{path}")
+        classes.append(number)
+    train, test = halves(paths, classes, RANGES["test"].start)
+    return open_world(DATASET, root, train, test, name_of, COUNTS, ranges=RANGES, subset=subset)
 
-    def listing(test: bool) -> Listing:
-        rows = [(f"images/{path}", int(class_of[image])) for image, path in zip(images, paths, strict=True)]
-        rows = [row for row in rows if (row[1] > LAST_TRAIN_CLASS) is test]
-        return Listing([path for path, _ in rows], [number for _, number in rows])
 
-    names = {int(number): name for number, name in name_of.items()}
-    return open_world(DATASET, root, listing(test=False), listing(test=True), names, counts)
+def _by_number(path: Path) -> dict[int, str]:
+    """A list whose lines begin with a number of their own."""
+    column, values = read_columns(path, 2)
+    numbers = whole_numbers(path, column)
+    if len(set(numbers)) < len(numbers):
+        twice, _ = Counter(numbers).most_common(1)[0]
+        raise ValueError(f"{path} has more than one line of number {twice}")
+    return dict(zip(numbers, values, strict=True))

@@ -1,20 +1,21 @@
 """The four loaders of a run: training batches, held-out, unseen and seen classes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from tcm_bench.batch import Batch
+from tcm_bench.data.image_cache import cached_images
+from tcm_bench.data.loader import Loader
 from tcm_bench.data.sampler import ClassBalancedSampler
 from tcm_bench.data.table import FeatureTable, ImageTable, Splits, Table
-
-Transform = Callable[[Image.Image], Tensor]
+from tcm_bench.data.transforms import ImageTransform
 
 
 class Draw(NamedTuple):
@@ -39,7 +40,7 @@ class TableDataset(Dataset[Batch]):
         ValueError: If the table holds images and there is no transform.
     """
 
-    def __init__(self, table: Table, transform: Transform | None = None, seed: int = 0) -> None:
+    def __init__(self, table: Table, transform: ImageTransform | None = None, seed: int = 0) -> None:
         if not isinstance(table, FeatureTable) and transform is None:
             raise ValueError(f"{type(table).__name__} holds images: a transform to tensors is needed, got none")
         self.table = table
@@ -56,9 +57,20 @@ class TableDataset(Dataset[Batch]):
         if isinstance(self.table, FeatureTable):
             inputs = torch.from_numpy(np.asarray(self.table.features[rows], dtype=np.float32))
         else:
-            with torch.random.fork_rng(devices=[]):
-                inputs = torch.stack([self._image(draw.epoch, row) for row in draw.rows])
+            inputs = self._images(draw)
         return Batch(inputs, torch.from_numpy(self.table.labels[rows]), torch.from_numpy(rows))
+
+    def _images(self, draw: Draw) -> Tensor:
+        """The images of a batch, each written to its place while it is fresh."""
+        assert self.transform is not None
+        side = self.transform.size_px
+        images = torch.empty((len(draw.rows), 3, side, side), dtype=torch.uint8, memory_format=torch.channels_last)
+        if get_worker_info() is not None:
+            images.share_memory_()  # now, empty: it would be copied on its way out of the worker
+        with torch.random.fork_rng(devices=[]):
+            for place, row in zip(images, draw.rows, strict=True):
+                place.copy_(self._image(draw.epoch, row))
+        return images
 
     def _image(self, epoch: int, row: int) -> Tensor:
         """One image, transformed."""
@@ -66,7 +78,7 @@ class TableDataset(Dataset[Batch]):
         assert self.transform is not None
         (state,) = np.random.SeedSequence((self.seed, epoch, row)).generate_state(1)
         torch.default_generator.manual_seed(int(state))  # 100 times faster than torch.manual_seed: CPU only
-        return self.transform(self.table.image(row))
+        return self.transform(self.table.picture(row))
 
 
 class TrainingDraws(Sampler[Draw]):
@@ -135,6 +147,9 @@ class RetrievalData(L.LightningDataModule):
         seed: Of the batches and of the random transform. Which classes are seen or held out does not depend
             on it: they are spaced evenly over the training classes.
         num_workers: Processes that decode images; features are always read in the main process.
+        image_cache_gb: Keep decoded images in a cache of at most this size; 0: decode one whenever it is needed.
+            Changes no result.
+        cache_dir: Where that cache lies.
 
     Raises:
         ValueError: If a number is out of range, or images come without transforms.
@@ -143,8 +158,8 @@ class RetrievalData(L.LightningDataModule):
     def __init__(
         self,
         splits: Splits,
-        train_transform: Transform | None = None,
-        test_transform: Transform | None = None,
+        train_transform: ImageTransform | None = None,
+        test_transform: ImageTransform | None = None,
         *,
         classes_per_batch: int,
         images_per_class: int,
@@ -154,6 +169,8 @@ class RetrievalData(L.LightningDataModule):
         validation_classes: int = 0,
         seed: int = 0,
         num_workers: int = 0,
+        image_cache_gb: float = 0,
+        cache_dir: str | Path | None = None,
     ) -> None:
         super().__init__()
         available = splits.train.num_classes
@@ -163,6 +180,15 @@ class RetrievalData(L.LightningDataModule):
             )
         if seen_classes < 1:
             raise ValueError(f"seen_classes must be at least 1, got {seen_classes}")
+        if image_cache_gb and cache_dir and train_transform and test_transform and isinstance(splits.train, ImageTable):
+            splits = cached_images(
+                splits,
+                train_transform,
+                test_transform,
+                cache_dir=cache_dir,
+                limit_gb=image_cache_gb,
+                num_workers=num_workers,
+            )
         self.splits = splits
         self.validation_classes = _evenly_spaced(np.arange(available), validation_classes)
         self.train_classes = np.setdiff1d(np.arange(available), self.validation_classes)
@@ -185,17 +211,24 @@ class RetrievalData(L.LightningDataModule):
         if self.trainer is not None and not len(self.validation_classes):
             self.trainer.limit_val_batches = 0
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Class-balanced batches of the training classes."""
-        return self._loader(self._augmented, self._training_draws())
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
+        """Make pixels the network's input, where the network is: loaders ship bytes, a quarter of the floats."""
+        dataset = self._augmented if self.trainer is not None and self.trainer.training else self._known
+        if dataset.transform is None:
+            return batch
+        return batch._replace(inputs=dataset.transform.normalize(batch.inputs))
 
-    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+    def train_dataloader(self) -> Loader:
+        """Class-balanced batches of the training classes."""
+        return self._loader(self._augmented, self._training_draws(), again=True)
+
+    def val_dataloader(self) -> Loader | list[Loader]:
         """The held-out training classes; an empty list if there are none."""
         if not len(self.validation_classes):
             return []
-        return self._loader(self._known, self._evaluation_draws(self._rows(self.validation_classes)))
+        return self._loader(self._known, self._evaluation_draws(self._rows(self.validation_classes)), again=True)
 
-    def test_dataloader(self) -> list[DataLoader[Batch]]:
+    def test_dataloader(self) -> list[Loader]:
         """The test classes, then the seen classes."""
         everything = np.arange(len(self.splits.test))
         return [
@@ -230,15 +263,15 @@ class RetrievalData(L.LightningDataModule):
         """Rows of the training table that belong to ``classes``."""
         return np.flatnonzero(np.isin(self.splits.train.labels, classes))
 
-    def _loader(self, dataset: TableDataset, draws: Sampler[Draw]) -> DataLoader[Batch]:
-        """A loader that asks ``dataset`` for whole batches."""
+    def _loader(self, dataset: TableDataset, draws: Sampler[Draw], again: bool = False) -> Loader:
+        """A loader that asks `dataset` for whole batches; whoever iterates `again` over it finds the same workers."""
         workers = 0 if isinstance(dataset.table, FeatureTable) else self.num_workers
-        return DataLoader(
+        return Loader(
             dataset,
             batch_size=None,
             sampler=draws,
             num_workers=workers,
-            persistent_workers=workers > 0,
+            persistent_workers=again and workers > 0,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             generator=torch.Generator().manual_seed(self.seed),  # spares the global one, which the network uses
         )

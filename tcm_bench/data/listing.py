@@ -1,13 +1,15 @@
 """From the lists that come with a dataset to its two tables of image files."""
 
 import hashlib
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from tcm_bench.data.table import ImageFiles, Splits
+from tcm_bench.data.table import ImageFiles, Paths, Splits
 
 Counts = Mapping[str, Sequence[int]]
 
@@ -16,13 +18,12 @@ class Listing(NamedTuple):
     """Images of one split, row by row.
 
     Attributes:
-        paths: Relative to the dataset's folder, with forward slashes. Strings: half a million of them fit
-            where as many path objects do not.
-        classes: Number of each image's class; classes are numbered anew in this order.
+        paths: Relative to the dataset's folder, with forward slashes.
+        classes: Number of each image's class; labels are dense and follow the order of these numbers.
     """
 
     paths: Sequence[str]
-    classes: Sequence[int]
+    classes: Sequence[int] | np.ndarray
 
 
 def open_world(
@@ -32,8 +33,13 @@ def open_world(
     test: Listing,
     class_names: Mapping[int, str],
     counts: Counts | None = None,
+    *,
+    ranges: Mapping[str, range] | None = None,
+    subset: bool = False,
 ) -> Splits:
     """The two tables of a dataset, checked against the numbers it is known by.
+
+    That a whole copy holds as many classes as the range of their numbers, none outside, proves that it holds each.
 
     Args:
         dataset: Its name, for messages.
@@ -43,55 +49,127 @@ def open_world(
         class_names: Name of each class number.
         counts: ``{"train": (classes, images), "test": (classes, images)}`` as they must be; ``None``: not
             checked.
+        ranges: Class numbers of ``train`` and ``test`` as they must be; ``None``: not checked.
+        subset: Accept fewer of each; more are never accepted. Class numbers may then lie in either range.
 
     Raises:
-        ValueError: If a split has another number of classes or images, or a class is in both.
+        ValueError: If a split has another number of classes or images, a class number is out of range or has no
+            name, a class or an image is in both, an image occurs twice, or a path leads out of ``root``.
     """
     tables, digest = {}, hashlib.sha256()
     for split, (paths, classes) in {"train": train, "test": test}.items():
         numbers, labels = np.unique(np.asarray(classes, dtype=np.int64), return_inverse=True)
-        names = [class_names[number] for number in numbers.tolist()]
+        if not len(paths):
+            raise ValueError(f"found no {split} image of {dataset} in {root}")
         for kind, expected, found in zip(
-            ("classes", "images"), (counts or {}).get(split, ()), (len(names), len(paths)), strict=False
+            ("classes", "images"), (counts or {}).get(split, ()), (len(numbers), len(paths)), strict=False
         ):
-            if found != expected:
+            if found > expected or (found < expected and not subset):
                 raise ValueError(
                     f"found {found} {split} {kind} in {root} where {dataset} has {expected}: "
                     "the copy is incomplete or is another dataset"
                 )
-        if not names:
-            raise ValueError(f"found no {split} image of {dataset} in {root}")
-        tables[split] = ImageFiles(labels, names, [f"{root}/{path}" for path in paths])
-        rows = (f"{split}\t{path}\t{names[label]}\n" for path, label in zip(paths, labels.tolist(), strict=True))
-        digest.update("".join(rows).encode())
+        allowed = {number for side, chosen in (ranges or {}).items() if subset or side == split for number in chosen}
+        for number in numbers.tolist():
+            if ranges and number not in allowed:
+                raise ValueError(f"{root} has the {split} class {number}: {dataset} knows none of that number")
+            if number not in class_names:
+                raise ValueError(f"{root} has images of the {split} class {number}, but no name for it")
+        names = [class_names[number] for number in numbers.tolist()]
+        tables[split] = ImageFiles(labels, names, Paths(root, paths))
+        for path, label in zip(paths, labels.tolist(), strict=True):
+            digest.update(os.fsencode(f"{split}\t{path}\t{names[label]}\n"))
+    _check_paths(dataset, root, [*train.paths, *test.paths])
     return Splits(train=tables["train"], test=tables["test"], fingerprint=digest.hexdigest())
 
 
-def find_root(dataset: str, root: str | Path, marker: str, *inner: str) -> Path:
-    """The folder that holds ``marker``: ``root``, or one of its folders ``inner`` that an archive unpacks to.
+def _check_paths(dataset: str, root: Path, paths: Sequence[str]) -> None:
+    """Refuse a path that leads out of the dataset's folder, on any system, and one that occurs twice."""
+    for path in paths:
+        starts_elsewhere = path[:1] in "/\\" or path[1:3] in (":/", ":\\")
+        if starts_elsewhere or (".." in path and ".." in path.replace("\\", "/").split("/")):
+            raise ValueError(f"the lists of {dataset} name {path!r}, which does not lie in {root}")
+    if len(set(paths)) < len(paths):
+        twice, _ = Counter(paths).most_common(1)[0]
+        raise ValueError(f"the lists of {dataset} in {root} name {twice!r} more than once")
+
+
+def halves(paths: Sequence[str], classes: Sequence[int], first_test_class: int) -> tuple[Listing, Listing]:
+    """The images of the classes below a number, and of those from it on."""
+    in_test = np.asarray(classes, dtype=np.int64) >= first_test_class
+    sides = (np.flatnonzero(rows).tolist() for rows in (~in_test, in_test))
+    train, test = (Listing([paths[row] for row in rows], [classes[row] for row in rows]) for rows in sides)
+    return train, test
+
+
+def find_root(dataset: str, root: str | Path, *markers: str) -> Path:
+    """The folder that holds one of ``markers``: ``root``, or one at most two levels below, as archives unpack to.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or more than one.
     """
     root = Path(root)
-    for folder in (root, *(root / name for name in inner)):
-        if (folder / marker).exists():
-            return folder
-    what = f"has no {marker}" if root.is_dir() else "is not a folder"
-    raise ValueError(f"{root} {what}: {dataset} is expected there, set data.root to the folder that holds {marker}")
+    for level in ("", "*/", "*/*/"):
+        found = {path.parent for marker in markers for path in root.glob(level + marker)}
+        folders = sorted(path for path in found if not is_left_by_mac(path.relative_to(root)))
+        if len(folders) > 1:
+            raise ValueError(
+                f"{root} holds {dataset} more than once, in {folders[0].relative_to(root)} and in "
+                f"{folders[1].relative_to(root)}: set data.root to one of them"
+            )
+        if folders:
+            return folders[0]
+    wanted = " or ".join(markers)
+    what = f"has no {wanted}" if root.is_dir() else "is not a folder"
+    raise ValueError(f"{root} {what}: {dataset} is expected there, set data.root to the folder that holds {wanted}")
 
 
-def read_columns(path: Path, columns: int) -> list[list[str]]:
-    """Columns of a text table, separated by blanks; the last one may contain some. Empty lines are skipped.
+def is_left_by_mac(path: Path) -> bool:
+    """Whether it lies among the copies of file attributes that a Mac adds to an archive."""
+    return any(part == "__MACOSX" or part.startswith("._") for part in path.parts)
+
+
+def unpacked(root: Path, folder: str) -> str:
+    """``folder``, or ``folder/folder``: some mirrors unpack each archive into a folder of its own name."""
+    return f"{folder}/{folder}" if (root / folder / folder).is_dir() else folder
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file, without blanks around them; empty ones are left out.
+
+    Line ends may be those of any system, and a byte order mark may come first.
 
     Raises:
-        ValueError: If the file is missing or a line has fewer columns.
+        ValueError: If the file is missing or is no text.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing: it comes with the dataset and lists its images")
-    rows = [line.split(maxsplit=columns - 1) for line in path.read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if row]
-    for number, row in enumerate(rows, start=1):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged: byte {error.start} is no text in UTF-8") from error
+    return [text for line in lines if (text := line.strip())]
+
+
+def read_columns(path: Path, columns: int) -> list[list[str]]:
+    """Columns of a text table, separated by blanks; the last one may contain some.
+
+    Raises:
+        ValueError: If the file is missing or is no text, or a line has fewer columns.
+    """
+    rows = [line.split(maxsplit=columns - 1) for line in read_lines(path)]
+    for row in rows:
         if len(row) != columns:
-            raise ValueError(f"row {number} of {path} has {len(row)} columns where {columns} are expected")
+            raise ValueError(f"{path} has the line {' '.join(row)!r} where {columns} columns are expected")
     return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(columns)]
+
+
+def whole_numbers(path: Path, column: Sequence[str]) -> list[int]:
+    """A column of a list as numbers.
+
+    Raises:
+        ValueError: If a cell is none.
+    """
+    if wrong := [cell for cell in column if not (cell.isascii() and cell.isdecimal())]:
+        raise ValueError(f"{path} has {wrong[0]!r} where a number is expected")
+    return [int(cell) for cell in column]

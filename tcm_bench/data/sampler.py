@@ -67,7 +67,8 @@ class ClassBalancedSampler(Sampler[list[int]]):
         if classes is not None:
             drawable &= np.isin(np.arange(len(counts)), classes)
         order = np.argsort(labels, kind="stable")
-        self._rows = order[drawable[labels[order]]]  # rows of the drawable classes, class after class
+        # Rows of the drawable classes, class after class; half as many bytes to copy in every epoch.
+        self._rows = order[drawable[labels[order]]].astype(np.int32)
         self._counts = counts[drawable]
         self._starts = np.cumsum(self._counts) - self._counts
         self._gives = np.minimum(self._counts, images_per_class)
@@ -105,7 +106,7 @@ class ClassBalancedSampler(Sampler[list[int]]):
         rng = np.random.default_rng((self.seed, self.epoch))
         class_deck = np.empty(0, dtype=np.int64)
         # Every class's cards lie in its own segment of `cards`; those before its cursor have been dealt. All
-        # decks start as used up, so that each is shuffled when it is first needed.
+        # decks start as used up.
         cards, cursor = self._rows.copy(), self._counts.copy()
         for _ in range(self._batches):
             classes, class_deck = self._deal_classes(class_deck, rng)
@@ -147,47 +148,23 @@ class ClassBalancedSampler(Sampler[list[int]]):
         cursor: np.ndarray,
         rng: np.random.Generator,
     ) -> np.ndarray:
-        """The next ``shares`` images of each class, class after class; moves ``cursor``, renews ``cards``."""
-        counts, starts, first = self._counts[classes], self._starts[classes], cursor[classes]
-        position = np.repeat(first, shares) + _ragged_arange(shares)
-        beyond = position >= np.repeat(counts, shares)
-        place = np.repeat(starts, shares) + position
-        rows = cards[np.where(beyond, 0, place)]  # what is left of the old decks, before they are renewed
-        after = first + shares
-        used_up = after > counts
-        if used_up.any():
-            self._renew(classes[used_up], (after - counts)[used_up], cards, cursor, rng)
-            after[used_up] -= counts[used_up]
-            rows[beyond] = cards[(place - np.repeat(counts, shares))[beyond]]
-        cursor[classes] = after
-        return rows
+        """The next ``shares`` images of each class, class after class; moves ``cursor``, shuffles ``cards`` as it goes.
 
-    def _renew(
-        self,
-        classes: np.ndarray,
-        heads: np.ndarray,
-        cards: np.ndarray,
-        cursor: np.ndarray,
-        rng: np.random.Generator,
-    ) -> None:
-        """Shuffle the decks of ``classes``, all at once.
-
-        The first ``heads`` cards of each new deck complete a batch begun with the last cards of the old one:
-        they are drawn from the others. Those last cards then lie anywhere behind the head.
+        A card is chosen among those left of its deck, and changes places with the first of them: dealing costs what is
+        dealt, however large the decks are. Where a deck ends inside the batch, the next one starts with all cards but
+        the last ones, which are in the batch.
         """
-        counts = self._counts[classes]
-        segment = np.repeat(np.arange(len(classes)), counts)
-        position = _ragged_arange(counts)
-        place = self._starts[classes][segment] + position
-        in_batch = position >= cursor[classes][segment]
-        deck = cards[place][np.argsort(segment + 0.5 * (in_batch + rng.random(len(segment))))]
-        if in_batch.any():
-            behind = position >= heads[segment]
-            deck = deck[np.argsort(segment + 0.5 * (behind + rng.random(len(segment))))]
-        cards[place] = deck
-
-
-def _ragged_arange(lengths: np.ndarray) -> np.ndarray:
-    """``0 .. n - 1`` for each ``n`` of ``lengths``, one after the other."""
-    ends = np.cumsum(lengths)
-    return np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+        counts, starts, first = self._counts[classes], self._starts[classes], cursor[classes]
+        rows = np.empty(self._size, dtype=cards.dtype)
+        ends = np.cumsum(shares)
+        for number in range(int(shares.max())):
+            gives = np.flatnonzero(shares > number)
+            position, end = first[gives] + number, counts[gives]
+            renewed = position >= end
+            position, end = np.where(renewed, position - end, position), np.where(renewed, first[gives], end)
+            place, chosen = starts[gives] + position, starts[gives] + rng.integers(position, end)
+            rows[(ends - shares)[gives] + number] = cards[chosen]
+            cards[place], cards[chosen] = cards[chosen], cards[place]
+        after = first + shares
+        cursor[classes] = np.where(after > counts, after - counts, after)
+        return rows

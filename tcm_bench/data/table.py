@@ -1,11 +1,54 @@
 """Tables of labelled items and the two open-world splits of a dataset."""
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from PIL import Image
+
+from tcm_bench.data.decode import Picture, Pixels, picture
+
+
+class Paths(Sequence[str]):
+    """Paths of many files, held as one block of bytes.
+
+    Half a million strings would cost more memory than their letters and be copied by every worker process:
+    reading an object writes its reference count. Here a string is made when it is asked for.
+
+    Args:
+        root: Folder that the names start from.
+        names: Relative to ``root``, with forward slashes; an absolute one stands for itself.
+    """
+
+    def __init__(self, root: str | Path, names: Sequence[str]) -> None:
+        self.root = str(root)
+        self._names = os.fsencode("\0".join([*names, ""]))  # each ends in a NUL, which no path holds
+        self._ends = np.flatnonzero(np.frombuffer(self._names, dtype=np.uint8) == 0)
+        if len(self._ends) != len(names):
+            raise ValueError(f"a path of {root} holds the character NUL, which no file name may")
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Paths": ...
+    def __getitem__(self, index: int | slice) -> "str | Paths":
+        """One path, ``root`` included, or a run of them."""
+        if isinstance(index, slice):
+            return Paths(self.root, [self.name(row) for row in range(*index.indices(len(self)))])
+        return os.path.join(self.root, self.name(index))  # noqa: PTH118 a path object for each image is slow
+
+    def name(self, index: int) -> str:
+        """One path, relative to ``root``."""
+        row = range(len(self))[index]
+        start = self._ends[row - 1] + 1 if row else 0
+        return os.fsdecode(self._names[start : self._ends[row]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,13 +58,22 @@ class Table:
     Attributes:
         labels: int64 ``(items,)``, dense: every value of ``0 .. classes - 1`` occurs.
         class_names: Name of each label.
+        query: bool ``(items,)``, which items are searched with in evaluation; None: all.
+        gallery: bool ``(items,)``, which items are searched among; None: all.
     """
 
     labels: np.ndarray
     class_names: Sequence[str]
+    query: np.ndarray | None = field(default=None, kw_only=True)
+    gallery: np.ndarray | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        """Refuse labels that the names do not cover."""
+        """Refuse labels that the names do not cover, and masks that are none."""
+        for name, mask in {"query": self.query, "gallery": self.gallery}.items():
+            if mask is not None and (mask.dtype != bool or mask.shape != self.labels.shape):
+                raise ValueError(
+                    f"{name} must be bool of shape {self.labels.shape}, got {mask.dtype} of shape {mask.shape}"
+                )
         seen = np.unique(self.labels)
         if not np.array_equal(seen, np.arange(len(self.class_names))):
             raise ValueError(
@@ -43,21 +95,26 @@ class Table:
 class ImageTable(Table):
     """A table whose items are images."""
 
-    def image(self, index: int) -> Image.Image:
-        """The item's image in RGB, 8 bits a channel."""
+    def picture(self, index: int) -> Picture:
+        """The item's image, of which no more is decoded than is asked for."""
         raise TypeError(f"{type(self).__name__} does not say how to read an image")
+
+    def image(self, index: int) -> Image.Image:
+        """The item's whole image in RGB, 8 bits a channel, to look at."""
+        return Image.fromarray(self.picture(index).pixels())
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles(ImageTable):
     """Images that lie as files on disk, one path an item."""
 
-    paths: Sequence[str | Path]
+    paths: Paths
 
-    def image(self, index: int) -> Image.Image:
-        """Decode the file; EXIF orientation is ignored, as the field's loaders do."""
-        with Image.open(self.paths[index]) as image:
-            return image.convert("RGB")
+    def picture(self, index: int) -> Picture:
+        """Read the file; EXIF orientation is ignored, as the field's loaders do."""
+        path = self.paths[index]
+        with open(path, "rb") as file:
+            return picture(file.read(), path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +123,10 @@ class ImageArray(ImageTable):
 
     images: np.ndarray
 
-    def image(self, index: int) -> Image.Image:
-        """A copy of the item's pixels."""
-        return Image.fromarray(self.images[index]).convert("RGB")
+    def picture(self, index: int) -> Picture:
+        """The item's pixels; grey ones in three equal channels."""
+        pixels = self.images[index]
+        return Pixels(pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2))
 
 
 @dataclass(frozen=True, eq=False)

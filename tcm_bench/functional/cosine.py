@@ -1,18 +1,17 @@
-"""Tiles of the cosine matrix of a whole set, reproducible to the last bit in float64.
+"""Cosines of a whole set, reproducible to the last bit, by tile or by pair.
 
 A library's matrix product adds a dot product's terms in an order that depends on the shape of the
 tile and on where in it the entry lies, so equal rows get cosines that differ in the last bit, ties
-break at random and counts depend on the chunk size. In float64 every product here is exact
-instead: a row is rounded to multiples of 2^-46 and split into ``coarse + fine``, integers scaled
-by powers of two and so small that no partial sum needs more than 53 bits. Exact sums are the same
-in any order, hence on any tile, any number of threads and any device. The price is three products
-in place of one and an absolute error near 1e-14 in the cosine.
-
-In float32 one ordinary product is taken: fast, and reproducible only for equal tile shapes.
+break at random and counts depend on the chunk size. Here every product is exact instead: a row is
+rounded to multiples of 2^-46 and split into ``coarse + fine``, integers scaled by powers of two and
+so small that no partial sum needs more than 53 bits. Exact sums are the same in any order, hence on
+any tile, any number of threads and any device. The price is three products in place of one and an
+absolute error near 1e-14 in the cosine.
 """
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tcm_bench.functional.pairs import unit_norm
@@ -21,43 +20,76 @@ COARSE, FINE = 2.0**26, 2.0**46
 # |coarse| rows have norm 2^26: the sum of |products| stays below 2^53 at any dimension. A fine row
 # of integers up to 2^19 has norm 2^19 sqrt(dim): two cross sums stay below 2^53 while dim <= 2^14.
 LARGEST_DIM = 2**14
+PAIRS_AT_ONCE = 2**10
 
 
-class CosineTiles:
-    """Cosines of any block of rows against any block of columns, as float64.
+class Cosines:
+    """The exact definition of every cosine of a set.
 
     Args:
-        embeddings: Rows of any norm but 0; normalized here in float64, or float32 if they are not
-            float64.
+        embeddings: Rows of any norm but 0; normalized here in float64.
+
+    Attributes:
+        rows: float64 ``(items, dim)``, norm 1.
 
     Raises:
-        ValueError: If a row is zero or not finite, or a float64 row is longer than 2^14.
+        ValueError: If a row is zero or not finite, or longer than 2^14.
 
     Example:
-        >>> tiles = CosineTiles(torch.eye(2).double()[[0, 1, 1]])
-        >>> tiles(slice(0, 1), slice(0, 3))
+        >>> cosines = Cosines(torch.eye(2)[[0, 1, 1]])
+        >>> cosines.tile(slice(0, 1), slice(0, 3))
         tensor([[1., 0., 0.]], dtype=torch.float64)
+        >>> cosines.pairs(torch.tensor([1, 0]), torch.tensor([2, 2]))
+        tensor([1., 0.], dtype=torch.float64)
     """
 
     def __init__(self, embeddings: Float[Tensor, "items dim"]) -> None:
-        rows = unit_norm(embeddings.detach())
-        if rows.dtype == torch.float32:
-            self.parts: tuple[tuple[Tensor, Tensor], ...] = ((rows, rows),)
-            return
-        if rows.shape[1] > LARGEST_DIM:
-            raise ValueError(f"embeddings have {rows.shape[1]} dimensions, float64 takes up to {LARGEST_DIM}")
-        coarse = (rows * COARSE).round() / COARSE
-        fine = ((rows - coarse) * FINE).round() / FINE
-        cross = torch.cat([coarse, fine], dim=1), torch.cat([fine, coarse], dim=1)
-        self.parts = ((coarse, coarse), cross)
+        if embeddings.shape[1] > LARGEST_DIM:
+            raise ValueError(f"embeddings have {embeddings.shape[1]} dimensions, at most {LARGEST_DIM} are taken")
+        self.rows = unit_norm(embeddings.detach().double())
 
-    def __len__(self) -> int:
-        """Number of items."""
-        return len(self.parts[0][0])
-
-    def __call__(self, rows: slice, columns: slice) -> Float[Tensor, "rows columns"]:
+    def tile(self, rows: slice, columns: slice) -> Float[Tensor, "rows columns"]:
         """Cosines of ``rows`` with ``columns``."""
-        left = self.parts[0][0]
-        with torch.autocast(left.device.type, enabled=False):
-            first, *rest = (a[rows] @ b[columns].T for a, b in self.parts)
-        return sum(rest, start=first).double()
+        return exact_products(self.rows[rows], self.rows[columns])
+
+    def pairs(self, first: Int[Tensor, " pairs"], second: Int[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
+        """Cosine of each row of ``first`` with that of ``second``: the same bits as in any tile."""
+        if self.rows.device.type == "cpu":
+            from tcm_bench import compiled  # compiled on first use
+
+            out = np.empty(len(first))
+            compiled.exact_products(self.rows.numpy(), torch.stack([first, second], dim=1).numpy(), COARSE, FINE, out)
+            return torch.from_numpy(out)
+        found = []
+        for i, j in zip(first.split(PAIRS_AT_ONCE), second.split(PAIRS_AT_ONCE), strict=True):
+            (coarse_left, fine_left), (coarse_right, fine_right) = _split(self.rows[i]), _split(self.rows[j])
+            cross = (coarse_left * fine_right).sum(dim=1) + (fine_left * coarse_right).sum(dim=1)
+            found.append((coarse_left * coarse_right).sum(dim=1) + cross)
+        return torch.cat(found) if found else self.rows.new_empty(0)
+
+
+def exact_products(
+    left: Float[Tensor, "*batch rows dim"], right: Float[Tensor, "*batch columns dim"]
+) -> Float[Tensor, "*batch rows columns"]:
+    """Products of unit rows in float64, in which no sum is ever rounded but the last."""
+    coarse_left, fine_left = _split(left)
+    coarse_right, fine_right = _split(right)
+    with torch.autocast(left.device.type, enabled=False):
+        cross = torch.cat([coarse_left, fine_left], dim=-1) @ torch.cat([fine_right, coarse_right], dim=-1).mT
+        return coarse_left @ coarse_right.mT + cross
+
+
+def single_precision_error(dim: int) -> float:
+    """Bound on how far any float32 product of two rounded unit rows lies from their cosine.
+
+    The rounding of the rows moves it by at most 2 x 2^-24, and a sum of ``dim`` products in any order, with or
+    without fused operations, by dim x 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), because the
+    products' magnitudes sum to at most 1.
+    """
+    return 1.01 * (dim + 4) * 2.0**-24
+
+
+def _split(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Coarse and fine parts."""
+    coarse = (rows * COARSE).round() / COARSE
+    return coarse, ((rows - coarse) * FINE).round() / FINE

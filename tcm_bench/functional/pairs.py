@@ -20,12 +20,22 @@ def unit_norm(x: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
         tensor([[0.6000, 0.8000]])
     """
     x = _full_precision(x)
-    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    norm = row_norms(x)[:, None]
+    return x / norm
+
+
+def row_norms(x: Float[Tensor, "rows dim"]) -> Float[Tensor, " rows"]:
+    """L2 norm of each row.
+
+    Raises:
+        ValueError: If a row is zero or not finite; the first such row is named.
+    """
+    norm = torch.linalg.vector_norm(x, dim=1)
     usable = norm.isfinite() & (norm > 0)
     if not usable.all():
         row = int((~usable).nonzero()[0, 0])
         raise ValueError(f"row {row} has norm {norm[row].item()}, every row must be finite and non-zero")
-    return x / norm
+    return norm
 
 
 class Pairs:

@@ -15,15 +15,15 @@ Conventions, exact and in one place:
 - A class with one item has no positive: it is left out and counted, but its item is a negative of
   the others.
 
-In float64 cosines are reproducible to the last bit (:mod:`tcm_bench.functional.cosine`), so range
-and counts depend neither on ``chunk_size`` nor on the order of the items. In float32 they agree up
-to rounding of the cosines. All that follows the cosines is float64 and integer counts.
+Range and counts are those of exact cosines (:mod:`tcm_bench.functional.cosine`), so they depend on no
+tile, device, number of processes or order of the items; all that follows is float64 and integer counts.
 
 References:
     Zhang et al., Threshold-Consistent Margin Loss for Open-World Deep Metric Learning, ICLR 2024,
     arXiv:2307.04047.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from math import ceil, nan
@@ -33,7 +33,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tcm_bench.functional.pair_counts import AllPairs, Axis
+from tcm_bench.functional.pair_scan import Axis, Counts, PairScan
 
 Ranking = Literal["mean", "pointwise"]
 
@@ -79,9 +79,10 @@ class ThresholdConsistency:
         d_max: High end. On the distance axis this is where more is accepted, on the similarity
             axis where less is.
         thresholds: Even grid from ``d_min`` to ``d_max``.
+        curves: Exact counts of every class over ``thresholds``; None without a negative pair.
         utilities: Curve of each class kept, over ``thresholds``; NaN without a negative pair.
         classes: Labels of the classes kept, increasing.
-        singletons: Classes left out because they have a single item.
+        singletons: Classes left out because they have no positive pair: a single item, as a rule.
         num_positive_pairs: Unordered pairs of one class.
         num_negative_pairs: Unordered pairs of two classes.
         reason: Why a value is NaN; None if none is.
@@ -92,6 +93,7 @@ class ThresholdConsistency:
     d_min: float
     d_max: float
     thresholds: Float[Tensor, " steps"]
+    curves: OperatingCurves | None
     utilities: Float[Tensor, "classes steps"]
     classes: Int[Tensor, " classes"]
     singletons: int
@@ -110,12 +112,12 @@ def threshold_consistency(
     c: float = 1.0,
     eps: float = 0.1,
     ranking: Ranking = "mean",
-    chunk_size: int = 1024,
+    tile: tuple[int, int] | None = None,
 ) -> ThresholdConsistency:
     """OPIS and eps-OPIS of a set over its own calibration range, with all that led to them.
 
     Args:
-        embeddings: Rows of any norm but 0; cosines in their dtype, half types in float32.
+        embeddings: Rows of any norm but 0.
         labels: Class of each row.
         axis: Threshold axis.
         far_bounds: Pooled false accept rates at the two ends, ``0 < low < high <= 1``.
@@ -123,27 +125,78 @@ def threshold_consistency(
         c: Weight of sensitivity against specificity in the utility, above 0.
         eps: Share of the classes called worst, in (0, 1).
         ranking: Whether the worst classes are chosen once, by mean utility, or at each threshold.
-        chunk_size: Rows and columns of a tile of pairs; changes memory, in float64 never the result.
+        tile: Rows and columns multiplied at once; changes time and memory, never the result.
 
     Raises:
         ValueError: If an argument is outside its range, or a row is zero or not finite.
 
     Example:
-        >>> x = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.6, 0.8]]).double()
+        >>> x = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.6, 0.8]])
         >>> result = threshold_consistency(x, torch.tensor([0, 0, 1, 1]), far_bounds=(0.25, 1.0))
         >>> round(result.d_min, 4), round(result.d_max, 4), round(result.opis, 4)
         (0.6325, 1.7889, 0.0413)
     """
-    _check(far_bounds, axis=axis, steps=steps, c=c, eps=eps, ranking=ranking)
-    pairs = AllPairs(embeddings, labels, axis=axis, chunk_size=chunk_size)
-    low, high = _range(pairs, far_bounds)
-    thresholds = torch.linspace(low, high, steps, dtype=torch.float64, device=labels.device)
-    kept = pairs.sizes > 1
-    utilities = thresholds.new_full((int(kept.sum()), steps), nan)
-    if pairs.num_negative:
-        curves = _curves(pairs, thresholds)
+    check(far_bounds, axis=axis, steps=steps, c=c, eps=eps, ranking=ranking)
+    scan = PairScan(embeddings, labels, axis=axis, tile=tile)
+    calibrated = calibration(scan, far_bounds, steps)
+    return consistency(scan, calibrated, c=c, eps=eps, ranking=ranking)
+
+
+class Calibration(NamedTuple):
+    """What a pass over all pairs finds.
+
+    Attributes:
+        thresholds: Even grid over the calibration range, in units of the axis, increasing; NaN without a negative pair.
+        curves: Counts of every class over it; None without a negative pair.
+        accepted_at_far: Positive pairs accepted at each false accept rate asked for beside the range's ends.
+        ahead: Items before the nearest positive of each query; see :meth:`PairScan.ahead`.
+    """
+
+    thresholds: Float[Tensor, " steps"]
+    curves: OperatingCurves | None
+    accepted_at_far: Int[Tensor, " levels"]
+    ahead: Int[Tensor, " items"]
+
+
+def calibration(
+    scan: PairScan,
+    far_bounds: tuple[float, float],
+    steps: int,
+    *,
+    far_levels: Sequence[float] = (),
+    enough: int = 0,
+) -> Calibration:
+    """The calibration range and the counts over it, in one pass as a rule."""
+    if not scan.num_negative:
+        undefined = torch.full((steps,), nan, dtype=torch.float64, device=scan.order.device)
+        none = torch.zeros(len(far_levels), dtype=torch.int64, device=undefined.device)
+        return Calibration(undefined, None, none, scan.ahead(enough))
+
+    def grid(costs: Tensor) -> Tensor:
+        low, high = costs[:2].tolist()
+        if scan.axis == "distance":
+            return torch.linspace(low, high, steps, dtype=torch.float64, device=costs.device)
+        return -torch.linspace(-high, -low, steps, dtype=torch.float64, device=costs.device).flip(0)
+
+    ranks = [_rank(far, scan.num_negative) for far in (*far_bounds, *far_levels)]
+    costs, counts, ahead = scan.calibrated(ranks, grid, enough)
+    thresholds, curves = grid(costs), _curves(scan, counts)
+    if scan.axis == "similarity":
+        thresholds = -thresholds.flip(0)
+    return Calibration(thresholds, curves, scan.accepted_positives(costs[2:]), ahead)
+
+
+def consistency(
+    scan: PairScan, calibrated: Calibration, *, c: float = 1.0, eps: float = 0.1, ranking: Ranking = "mean"
+) -> ThresholdConsistency:
+    """OPIS and eps-OPIS from counts; see :func:`threshold_consistency`."""
+    thresholds, curves = calibrated.thresholds, calibrated.curves
+    low, high = float(thresholds[0]), float(thresholds[-1])
+    kept = scan.positives > 0
+    utilities = thresholds.new_full((int(kept.sum()), len(thresholds)), nan)
+    if curves is not None:
         utilities = utility(curves.sensitivity[kept], curves.specificity[kept], c=c)
-    reason = _reason(pairs, kept=int(kept.sum()), low=low, high=high)
+    reason = _reason(scan, kept=int(kept.sum()), low=low, high=high)
     score = gap = nan
     if reason is None:
         score = float(opis(utilities, thresholds))
@@ -156,11 +209,12 @@ def threshold_consistency(
         d_min=low,
         d_max=high,
         thresholds=thresholds,
+        curves=curves,
         utilities=utilities,
-        classes=pairs.classes[kept],
+        classes=scan.classes[kept],
         singletons=int((~kept).sum()),
-        num_positive_pairs=pairs.num_positive,
-        num_negative_pairs=pairs.num_negative,
+        num_positive_pairs=scan.num_positive,
+        num_negative_pairs=scan.num_negative,
         reason=reason,
     )
 
@@ -171,14 +225,15 @@ def calibration_range(
     *,
     axis: Axis = "distance",
     far_bounds: tuple[float, float] = FAR_BOUNDS,
-    chunk_size: int = 1024,
+    tile: tuple[int, int] | None = None,
 ) -> tuple[float, float]:
     """Thresholds, low end first, at which the pooled false accept rate reaches the two bounds.
 
     Each is the cost of one negative pair, to the bit. NaN if there is no negative pair.
     """
-    _check(far_bounds)
-    return _range(AllPairs(embeddings, labels, axis=axis, chunk_size=chunk_size), far_bounds)
+    check(far_bounds, axis=axis)
+    low, high = calibration(PairScan(embeddings, labels, axis=axis, tile=tile), far_bounds, steps=2).thresholds.tolist()
+    return low, high
 
 
 def operating_curves(
@@ -187,7 +242,7 @@ def operating_curves(
     thresholds: Float[Tensor, " steps"],
     *,
     axis: Axis = "distance",
-    chunk_size: int = 1024,
+    tile: tuple[int, int] | None = None,
 ) -> OperatingCurves:
     """Sensitivity and specificity of every class at increasing ``thresholds``, by counting.
 
@@ -197,7 +252,8 @@ def operating_curves(
         >>> curves.sensitivity.tolist(), curves.specificity.tolist()
         ([[1.0, 1.0], [1.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]])
     """
-    return _curves(AllPairs(embeddings, labels, axis=axis, chunk_size=chunk_size), thresholds.double())
+    scan, thresholds = PairScan(embeddings, labels, axis=axis, tile=tile), thresholds.double()
+    return _curves(scan, scan.counts(thresholds if axis == "distance" else -thresholds.flip(0)))
 
 
 def utility(
@@ -287,21 +343,17 @@ def num_worst(classes: int, eps: float) -> int:
     return ceil(Decimal(repr(float(eps))) * classes)
 
 
-def _range(pairs: AllPairs, far_bounds: tuple[float, float]) -> tuple[float, float]:
-    """Ends of the calibration range in units of the axis, the low one first."""
-    if not pairs.num_negative:
-        return nan, nan
-    ranks = [ceil(Decimal(repr(float(far))) * pairs.num_negative) for far in far_bounds]
-    low, high = pairs.order_statistics(ranks).tolist()
-    return (low, high) if pairs.axis == "distance" else (-high, -low)
+def _rank(far: float, negatives: int) -> int:
+    """``ceil(far * negatives)`` with ``far`` taken as the decimal it is written as."""
+    return ceil(Decimal(repr(float(far))) * negatives)
 
 
-def _curves(pairs: AllPairs, thresholds: Tensor) -> OperatingCurves:
-    """Counts at ``thresholds``, which a cost knows negated on the similarity axis."""
-    if pairs.axis == "distance":
-        return OperatingCurves(pairs.classes, *pairs.counts(thresholds))
-    positives, negatives, *accepted = pairs.counts(-thresholds.flip(0))
-    return OperatingCurves(pairs.classes, positives, negatives, *(side.flip(1) for side in accepted))
+def _curves(scan: PairScan, counts: Counts) -> OperatingCurves:
+    """Counts over increasing thresholds of the axis; a similarity's costs are its negative."""
+    if scan.axis == "distance":
+        return OperatingCurves(scan.classes, *counts)
+    positives, negatives, *accepted = counts
+    return OperatingCurves(scan.classes, positives, negatives, *(side.flip(1) for side in accepted))
 
 
 def _range_mean(curves: Tensor, thresholds: Tensor) -> Tensor:
@@ -309,18 +361,18 @@ def _range_mean(curves: Tensor, thresholds: Tensor) -> Tensor:
     return torch.trapezoid(curves, thresholds) / (thresholds[-1] - thresholds[0])
 
 
-def _reason(pairs: AllPairs, *, kept: int, low: float, high: float) -> str | None:
+def _reason(scan: PairScan, *, kept: int, low: float, high: float) -> str | None:
     """Why OPIS is undefined here, if it is."""
-    if not pairs.num_negative:
-        return f"no negative pair: {len(pairs.dense)} items of {len(pairs.classes)} class(es)"
+    if not scan.num_negative:
+        return f"no negative pair: {scan.num_items} items of {len(scan.classes)} class(es)"
     if not kept:
-        return f"no positive pair: each of {len(pairs.classes)} classes has a single item"
+        return f"no positive pair: each of {len(scan.classes)} classes has a single item"
     if low == high:
         return f"degenerate calibration range: both false accept rates are reached at {low}"
     return None
 
 
-def _check(
+def check(
     far_bounds: tuple[float, float],
     *,
     axis: str = "distance",

@@ -3,15 +3,13 @@
 import tcm_bench.torchvision_schemas  # noqa: F401  isort: skip
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
-
-DType = Literal["float32", "float64"]
 
 
 class EmbeddingMetric(Metric, ABC):
@@ -23,8 +21,11 @@ class EmbeddingMetric(Metric, ABC):
     rows came. Metrics of one ``MetricCollection`` share a single copy of it (compute groups).
 
     Args:
-        dtype: What embeddings are cast to before anything is computed.
         **kwargs: Passed to :class:`torchmetrics.Metric`.
+
+    Attributes:
+        query: Which items of the dataset are queries, by index; None: all. To be set before anything is computed.
+        gallery: Which are searched, likewise.
     """
 
     full_state_update = False
@@ -34,9 +35,12 @@ class EmbeddingMetric(Metric, ABC):
     labels: list[Tensor]
     indices: list[Tensor]
 
-    def __init__(self, dtype: DType = "float64", **kwargs: Any) -> None:
+    query: Bool[Tensor, " dataset"] | None
+    gallery: Bool[Tensor, " dataset"] | None
+
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.precision: torch.dtype = getattr(torch, dtype)
+        self.query = self.gallery = None
         for state in ("embeddings", "labels", "indices"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
@@ -55,8 +59,12 @@ class EmbeddingMetric(Metric, ABC):
 
     def compute(self) -> dict[str, Tensor]:
         """Values by name, over every distinct row seen."""
-        embeddings, labels, _ = self.table()
-        return self.evaluate(embeddings.to(self.precision), labels)
+        embeddings, labels, indices = self.table()
+        query, gallery = (
+            None if role is None else role[indices.to(role.device)].to(labels.device)
+            for role in (self.query, self.gallery)
+        )
+        return self.evaluate(embeddings, labels, query, gallery)
 
     def table(self) -> tuple[Float[Tensor, "items dim"], Int[Tensor, " items"], Int[Tensor, " items"]]:
         """Embeddings, labels and indices of every distinct row seen, sorted by index.
@@ -75,5 +83,11 @@ class EmbeddingMetric(Metric, ABC):
         return embeddings[order[first]], labels[first], indices[first]
 
     @abstractmethod
-    def evaluate(self, embeddings: Float[Tensor, "items dim"], labels: Int[Tensor, " items"]) -> dict[str, Tensor]:
+    def evaluate(
+        self,
+        embeddings: Float[Tensor, "items dim"],
+        labels: Int[Tensor, " items"],
+        query: Bool[Tensor, " items"] | None = None,
+        gallery: Bool[Tensor, " items"] | None = None,
+    ) -> dict[str, Tensor]:
         """Scalars by name from the table of distinct rows, sorted by index."""

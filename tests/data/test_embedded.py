@@ -9,8 +9,9 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from tcm_bench.data.embedded import embedded_splits, read_table
+from tcm_bench.data.embedded import embedded_splits
 from tcm_bench.data.table import Splits
+from tcm_bench.prepare.drawings import halves
 
 SETS = {  # classes and images of both halves, all images taken
     "quickdraw": ((172, 17_200), (173, 17_300)),
@@ -37,16 +38,6 @@ def splits(root: Path, name: str) -> Splits:
     return embedded_splits(root / "data" / name, stated(root, name)["splits"]["sha256"])
 
 
-@pytest.fixture
-def packing(root: Path, monkeypatch: pytest.MonkeyPatch):
-    """The builder's packing; its modules are scripts, found beside each other."""
-    monkeypatch.syspath_prepend(str(root / "scripts" / "embedded_data"))
-    import pack
-    import recipe
-
-    return pack, recipe
-
-
 def test_the_counts_are_those_of_the_notice_and_the_yaml(root, name, splits):
     notice = (root / "data" / name / "NOTICE.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (train|test) \| (\d+) \| (\d+) \|$", notice, flags=re.MULTILINE)
@@ -58,11 +49,10 @@ def test_the_counts_are_those_of_the_notice_and_the_yaml(root, name, splits):
     assert stated(root, name)["num_train_classes"] == splits.train.num_classes
 
 
-def test_no_class_is_on_both_sides_and_each_is_where_its_hash_puts_it(name, splits, packing):
-    pack, _ = packing
+def test_no_class_is_on_both_sides_and_each_is_where_its_hash_puts_it(name, splits):
     classes = [*splits.train.class_names, *splits.test.class_names]
     assert len(set(classes)) == len(classes)
-    assert pack.halves(name, classes) == {
+    assert halves(name, classes) == {
         "train": list(splits.train.class_names),
         "test": list(splits.test.class_names),
     }
@@ -145,46 +135,3 @@ def test_a_root_that_is_nowhere_is_named(tmp_path):
 def test_too_few_images_per_class_are_refused(root, number):
     with pytest.raises(ValueError, match="at least 2"):
         embedded_splits(root / "data" / "icons", {"train": "", "test": ""}, images_per_class=number)
-
-
-def drawings(recipe, classes: int = 6, images: int = 3, side: int = 8):
-    """Noise in place of pictures: every one differs."""
-    pixels = np.random.default_rng(0).integers(0, 256, (classes, images, side, side, 3), dtype=np.uint8)
-    return {f"class {c}": [recipe.Drawing(pixels[c, i], f"artist {i}") for i in range(images)] for c in range(classes)}
-
-
-def test_packing_is_a_pure_function_that_the_reader_inverts(packing):
-    pack, recipe = packing
-    group = drawings(recipe)
-    plan = recipe.Recipe(name="toy", title="Toy", packages=(), collect=lambda archives: group, method="Made up.")
-    files = pack.tracked_files(plan, group)
-    assert files == pack.tracked_files(plan, dict(reversed(group.items())))
-    assert set(files) == {"train.zip", "test.zip", "contact_sheet.png", "NOTICE.md"}
-    tables = [read_table(files[f"{half}.zip"], None) for half in ("train", "test")]
-    assert sorted(name for table in tables for name in table.class_names) == list(group)
-    for table in tables:
-        for label, class_name in enumerate(table.class_names):
-            expected = np.stack([drawing.pixels for drawing in group[class_name]])
-            np.testing.assert_array_equal(table.images[table.labels == label], expected)
-
-
-def test_pictures_that_cannot_be_told_apart_are_dropped(packing):
-    pack, recipe = packing
-    group = drawings(recipe, classes=3)
-    group["class 0"].append(group["class 0"][1])  # twice in one class: once is enough
-    group["class 1"][0] = group["class 2"][0]  # in two classes: whose is it?
-    kept = pack.distinct(group, min_images=2)
-    assert [drawing.source for drawing in kept["class 0"]] == ["artist 0", "artist 1", "artist 2"]
-    assert [drawing.source for drawing in kept["class 1"]] == ["artist 1", "artist 2"]
-    assert [drawing.source for drawing in kept["class 2"]] == ["artist 1", "artist 2"]
-    assert list(pack.distinct(group, min_images=3)) == ["class 0"]
-
-
-def test_an_archive_that_is_not_the_pinned_one_is_refused(packing, tmp_path):
-    import fetch
-
-    _, recipe = packing
-    package = recipe.Package("npm", "@scope/toy", "1.0.0", "0" * 64, "MIT", "Nobody")
-    (tmp_path / "scope-toy-1.0.0").write_bytes(b"something else")
-    with pytest.raises(ValueError, match=r"scope-toy-1\.0\.0 has sha256 .* is pinned to 0{64}"):
-        fetch.fetch(package, tmp_path)

@@ -40,9 +40,12 @@ class Transform:
     def __init__(self, scale: float = 1.0):
         self.identity = {"scale": scale}
 
-    def __call__(self, image):
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        return pixels.float() * (self.identity["scale"] / 255)
+    def __call__(self, picture):
+        return torch.from_numpy(picture.pixels()).permute(2, 0, 1)
+
+    def normalize(self, images):
+        assert images.dtype == torch.uint8
+        return images.float() * (self.identity["scale"] / 255)
 
 
 def images(items: int, names: list[str], seed: int) -> ImageArray:
@@ -75,7 +78,9 @@ def test_vectors_are_the_backbones_image_by_image(backbone, splits, tmp_path):
         assert after.class_names == before.class_names
         np.testing.assert_array_equal(after.labels, before.labels)
         with torch.no_grad():
-            expected = [backbone.eval()(Transform()(before.image(i))[None])[0] for i in range(len(before))]
+            transform = Transform()
+            inputs = [transform.normalize(transform(before.picture(i)))[None] for i in range(len(before))]
+            expected = [backbone.eval()(image)[0] for image in inputs]
         np.testing.assert_allclose(after.features, torch.stack(expected).numpy(), rtol=1e-5, atol=1e-6)
     assert features.fingerprint == splits.fingerprint
 
@@ -153,7 +158,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(backbone, splits, tmp_pa
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))  # the system's own refusal, at byte 300 of 468
     try:
-        with pytest.raises(ValueError, match=r"feature cache .* cannot be written .* set machine.cache_dir"):
+        with pytest.raises(ValueError, match=r"cannot be written .* backbone features .* set machine.cache_dir"):
             extract(backbone, splits, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -1,6 +1,27 @@
+import os
+
+import numpy as np
+import official
 import pytest
+from PIL import Image
 
 from tcm_bench.data.folder import folder
+
+
+@pytest.fixture
+def folder_root(tmp_path):
+    """Five classes, images at two depths, in three formats, and what is no image."""
+    root = tmp_path / "mine"
+    for number, cls in enumerate("abcde"):
+        official.write_image(root / cls / "1.jpg", number)
+        (root / cls / "more").mkdir()
+        Image.new("LA", (9, 7), (number, 9)).save(root / cls / "more" / "2.PNG")
+    Image.new("P", (9, 7), 3).save(root / "a" / "3.gif")
+    (root / "a" / "._1.jpg").write_bytes(b"Mac OS X")
+    (root / "a" / "notes.txt").write_text("no image")
+    (root / "empty").mkdir()
+    (root / ".cache").mkdir()
+    return root
 
 
 def test_every_second_class_tests(folder_root):
@@ -43,3 +64,20 @@ def test_nothing_to_read_is_refused(tmp_path):
         folder(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="found no train image of a folder of images per class"):
         folder(tmp_path)
+
+
+def test_sixteen_bits_of_grey_keep_their_range(folder_root):
+    """Pillow's own conversion to RGB clips them at 255: all but the darkest would be white."""
+    ramp = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    Image.fromarray(ramp).save(folder_root / "a" / "0.png")
+    found = np.asarray(folder(folder_root).train.image(0))
+    assert found.shape == (16, 16, 3)
+    assert np.array_equal(found[..., 0], np.arange(256).reshape(16, 16))
+
+
+def test_names_of_any_bytes_are_read(folder_root):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    official.write_image(folder_root / "a" / name, 1)
+    splits = folder(folder_root)
+    row = list(splits.train.paths).index(f"{folder_root}/a/{name}")
+    assert splits.train.image(row).mode == "RGB"

@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from tcm_bench.metrics.recall import Recall
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
@@ -17,7 +18,6 @@ from tcm_bench.losses.external import External
 from tcm_bench.losses.objective import Objective
 from tcm_bench.losses.smooth_ap import SmoothAP
 from tcm_bench.losses.tcm import TCM
-from tcm_bench.metrics.recall import Recall
 from tcm_bench.models.embedder import Embedder
 from tcm_bench.models.head import Head
 

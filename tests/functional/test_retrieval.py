@@ -1,11 +1,13 @@
-import faiss
 import pytest
 import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
-from tcm_bench.functional.retrieval import recall_at_k
+from tcm_bench.functional import retrieval
+from tcm_bench.functional.neighbors import nearest_neighbors
+from tcm_bench.functional.retrieval import precision_at_r, recall_at_k
 
 
 def table(seed, items=24, dim=3, classes=6, dtype=torch.float64):
@@ -49,11 +51,11 @@ def test_ties_among_repeated_images_follow_the_rule(seed):
 
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(st.integers(2, 40), st.integers(1, 6), st.integers(1, 41), st.integers(0, 2**31))
-def test_recall_is_blind_to_chunks_order_rotation_and_names(items, classes, chunk, seed):
+def test_recall_is_blind_to_tiles_order_rotation_and_names(items, classes, side, seed):
     x, y = table(seed, items=items, dim=5, classes=classes)
     ks = [1, 2, 4]
     score = recall_at_k(x, y, k=ks)
-    assert recall_at_k(x, y, k=ks, chunk_size=chunk).equal(score)
+    assert recall_at_k(x, y, k=ks, tile=(side, 7)).equal(score)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(items, generator=generator)
     assert recall_at_k(x[order], y[order], k=ks).equal(score)
@@ -73,10 +75,13 @@ def test_a_lonely_query_never_hits():
     assert float(recall_at_k(torch.eye(3), torch.tensor([0, 0, 1]), k=1000)) == pytest.approx(2 / 3)
 
 
-def test_half_precision_is_taken_to_float32():
-    x, y = table(0, dtype=torch.float32)
-    half = x.bfloat16()
-    assert recall_at_k(half, y, k=1).equal(recall_at_k(half.float(), y, k=1))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_any_type_is_searched_as_the_numbers_it_holds(dtype):
+    x, y = table(0, items=60)
+    x = x.to(dtype)
+    ks = [1, 2, 5]
+    expected = [reference.recall_at_k(x.double().tolist(), y.tolist(), k) for k in ks]
+    assert recall_at_k(x, y, k=ks).tolist() == expected
 
 
 @pytest.mark.parametrize("k", [0, -1, [1, 0]])
@@ -91,12 +96,90 @@ def test_a_single_item_is_refused():
 
 
 def test_recall_is_that_of_a_nearest_neighbour_library():
-    generator = torch.Generator().manual_seed(3)
-    x = torch.nn.functional.normalize(torch.randn(600, 24, generator=generator))
-    y = torch.arange(600) % 40
-    index = faiss.IndexFlatIP(24)
-    index.add(x.numpy())
-    neighbors = index.search(x.numpy(), 2)[1]
-    nearest = torch.from_numpy(neighbors)
-    first = torch.where(nearest[:, 0] == torch.arange(600), nearest[:, 1], nearest[:, 0])
-    assert recall_at_k(x, y, k=1) == (y[first] == y).double().mean()
+    x, y = table(3, items=600, dim=24, classes=40, dtype=torch.float32)
+    _, nearest = nearest_neighbors(x, 4)
+    hits = (y[nearest] == y[:, None]).double().cumsum(dim=1) > 0
+    assert recall_at_k(x, y, k=[1, 2, 3, 4]).equal(hits.double().mean(dim=0))
+
+
+def roles(seed, items):
+    generator = torch.Generator().manual_seed(seed)
+    query, gallery = (torch.rand(items, generator=generator) < 0.5 for _ in range(2))
+    query[0] = True
+    return query, gallery
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_recall_of_queries_in_a_gallery_matches_the_sorted_list(seed):
+    x, y = table(seed, items=40)
+    x[20:] = x[:20]  # duplicates on both sides
+    query, gallery = roles(seed, 40)
+    for k in (1, 2, 6):
+        expected = reference.recall_at_k(x.tolist(), y.tolist(), k, query.tolist(), gallery.tolist())
+        assert float(recall_at_k(x, y, k=k, query=query, gallery=gallery)) == expected
+
+
+def test_recall_without_a_query_is_refused():
+    with pytest.raises(ValueError, match="at least one query"):
+        recall_at_k(torch.eye(3), torch.arange(3), query=torch.zeros(3, dtype=torch.bool))
+
+
+# -- mAP@R and R-precision ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize("chosen", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_precision_at_r_matches_the_sorted_list(seed, chosen, repeats, monkeypatch):
+    monkeypatch.setattr(retrieval, "BLOCK", 200)
+    monkeypatch.setattr(retrieval, "COLUMNS", 7)
+    x, y = table(seed, items=36 // repeats)
+    x, y = x.repeat(repeats, 1), torch.cat([y.roll(shift) for shift in range(repeats)])
+    y[5] = 100  # nothing to find
+    masks = roles(seed, len(y)) if chosen else (None, None)
+    expected = reference.precision_at_r(
+        x.tolist(), y.tolist(), *(mask if mask is None else mask.tolist() for mask in masks)
+    )
+    got = precision_at_r(x, y, query=masks[0], gallery=masks[1])
+    assert [float(value) for value in got] == pytest.approx(expected, rel=1e-14)
+
+
+def test_precision_at_r_by_hand():
+    """Angles 0, 10, 30, 45, 180 of classes a a a b b: R is 2 for a, 1 for b.
+
+    Query 0 finds 1 2: both. 1 finds 0 2: both. 2 finds 3 (15 degrees) 1: P(2) = 1/2. 3 finds 2: none. 4 finds 3.
+    """
+    angle = torch.tensor([0.0, 10.0, 30.0, 45.0, 180.0], dtype=torch.float64).deg2rad()
+    x = torch.stack([angle.cos(), angle.sin()], dim=1)
+    got = precision_at_r(x, torch.tensor([0, 0, 0, 1, 1]))
+    assert [float(value) for value in got] == pytest.approx([(1 + 1 + 1 / 4 + 0 + 1) / 5, (1 + 1 + 1 / 2 + 0 + 1) / 5])
+
+
+def test_precision_at_r_is_that_of_pytorch_metric_learning():
+    x, y = table(5, items=200, dim=16, classes=30, dtype=torch.float32)
+    y[-1] = 1000
+    x = torch.nn.functional.normalize(x)
+    calculator = AccuracyCalculator(
+        include=("mean_average_precision_at_r", "r_precision"), k="max_bin_count", device=torch.device("cpu")
+    )
+    expected = calculator.get_accuracy(x, y)
+    got = precision_at_r(x, y)
+    assert float(got.map_at_r) == pytest.approx(expected["mean_average_precision_at_r"], rel=1e-12)
+    assert float(got.r_precision) == pytest.approx(expected["r_precision"], rel=1e-12)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2], [5, 5, 5]])
+def test_precision_at_r_of_sets_at_the_edge(labels):
+    got = precision_at_r(torch.ones(3, 2), torch.tensor(labels))
+    assert all(value.isnan() if labels[0] == 0 else value == 1 for value in got)
+    nobody = precision_at_r(torch.ones(3, 2), torch.tensor(labels), query=torch.zeros(3, dtype=torch.bool))
+    assert all(value.isnan() for value in nobody)
+    nothing = precision_at_r(torch.ones(3, 2), torch.tensor(labels), gallery=torch.zeros(3, dtype=torch.bool))
+    assert all(value.isnan() for value in nothing)
+
+
+def test_precision_at_r_names_the_row_it_cannot_normalize():
+    x = torch.ones(3, 2)
+    x[1] = torch.nan
+    with pytest.raises(ValueError, match="row 1"):
+        precision_at_r(x, torch.tensor([2, 1, 0]))

@@ -11,14 +11,13 @@ from torchmetrics import MetricCollection
 
 from tcm_bench.functional.threshold import threshold_consistency
 from tcm_bench.metrics.embedding_metric import EmbeddingMetric
-from tcm_bench.metrics.recall import Recall
-from tcm_bench.metrics.threshold_consistency import ThresholdConsistency
+from tcm_bench.metrics.evaluation import Evaluation
 
 
 class Table(EmbeddingMetric):
     """Exposes what a subclass receives."""
 
-    def evaluate(self, embeddings, labels):
+    def evaluate(self, embeddings, labels, query=None, gallery=None):
         self.seen = embeddings, labels
         return {"rows": torch.tensor(len(labels))}
 
@@ -40,7 +39,7 @@ def test_each_row_is_seen_once_in_the_order_of_its_index(order):
     x, y = table()
     metric = filled(Table(), order)
     assert int(metric.compute()["rows"]) == 31
-    assert metric.seen[0].equal(x.double())
+    assert metric.seen[0].equal(x)
     assert metric.seen[1].equal(y)
 
 
@@ -51,12 +50,11 @@ def test_one_index_with_two_labels_is_refused():
         metric.compute()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_embeddings_are_cast_before_anything_is_computed(dtype):
-    metric = Table(dtype=dtype)
+def test_half_types_become_single_precision():
+    metric = Table()
     metric.update(torch.eye(3, dtype=torch.bfloat16), torch.arange(3), torch.arange(3))
     metric.compute()
-    assert metric.seen[0].dtype == getattr(torch, dtype)
+    assert metric.seen[0].dtype == torch.float32
 
 
 def test_float64_rows_are_not_rounded():
@@ -80,22 +78,22 @@ def test_reset_forgets_the_rows():
 
 
 def test_a_collection_shares_one_table_and_keeps_the_names():
-    collection = MetricCollection({"recall": Recall(ks=[1]), "threshold": ThresholdConsistency()}, prefix="test/")
+    collection = MetricCollection({"near": Evaluation(), "table": Table()}, prefix="test/")
     filled(collection, range(20))
     filled(collection, range(20, 31))
     values = collection.compute()
     assert {"test/recall_at_1", "test/opis", "test/opis_10pct"} <= set(values)
     groups = [sorted(group) for group in collection.compute_groups.values()]
-    assert groups == [["recall", "threshold"]]
+    assert groups == [["near", "table"]]
     x, y = table()
-    assert float(values["test/opis"]) == threshold_consistency(x.double(), y).opis
+    assert float(values["test/opis"]) == threshold_consistency(x, y).opis
     clone = collection.clone(prefix="val/")
     clone.reset()
     assert "val/opis" in filled(clone, range(31)).compute()
 
 
 def test_metrics_can_be_pickled_and_hold_no_state_dict():
-    metric = filled(ThresholdConsistency(), range(31))
+    metric = filled(Evaluation(), range(31))
     assert metric.state_dict() == {}
     copy = pickle.loads(pickle.dumps(metric))
     assert copy.compute() == metric.compute()
@@ -111,7 +109,7 @@ def test_two_ranks_with_a_padded_row_equal_one(tmp_path):
         there = json.loads(other.communicate(timeout=120)[0])
     expected = {
         name: float(value)
-        for metric in (Recall(ks=[1, 2]), ThresholdConsistency(far_bounds=(0.05, 0.5)))
+        for metric in (Evaluation(ks=[1, 2], far_bounds=(0.05, 0.5)),)
         for name, value in filled(metric, range(31)).compute().items()
     }
     assert here == there == expected

@@ -9,8 +9,7 @@ import sys
 import torch
 import torch.distributed as dist
 
-from tcm_bench.metrics.recall import Recall
-from tcm_bench.metrics.threshold_consistency import ThresholdConsistency
+from tcm_bench.metrics.evaluation import Evaluation
 
 
 def main(rank, rendezvous, table):
@@ -21,7 +20,7 @@ def main(rank, rendezvous, table):
     if rank == 1:
         rows = torch.cat([rows, torch.tensor([0])])
     values = {}
-    for metric in (Recall(ks=[1, 2]), ThresholdConsistency(far_bounds=(0.05, 0.5))):
+    for metric in (Evaluation(ks=[1, 2], far_bounds=(0.05, 0.5)),):
         for part in rows.split(7):
             metric.update(embeddings[part], labels[part], part)
         values |= {name: float(value) for name, value in metric.compute().items()}

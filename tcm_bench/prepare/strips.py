@@ -1,57 +1,40 @@
-"""Turn drawings into the files that are tracked: two archives, a contact sheet and a notice."""
+"""Drawings as files: two archives of strips, a contact sheet and a notice."""
 
-import hashlib
 import io
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from recipe import Drawing, Drawings, Recipe
+
+from tcm_bench.packages import fetch
+from tcm_bench.prepare.drawings import Drawing, Drawings, Recipe, distinct, halves
+
+MAX_WEBP_PX = 16_383
 
 CLEANING = """\
 Exact duplicates within a class were dropped, and pictures that occur in more than one class were dropped from all."""
 AS_FOUND = "Nothing was dropped."
+EMBEDDED = """\
+Not one of the benchmarks of the TCM paper: a small real set that lets every part of this project run without a
+download. Numbers on it compare methods with each other, never with a published table."""
+MADE = """\
+Not one of the benchmarks of the TCM paper: a larger real set, made from pinned packages of public registries. Numbers
+on it compare methods with each other, never with a published table."""
 
 
-def distinct(drawings: Mapping[str, Sequence[Drawing]], min_images: int) -> Drawings:
-    """Drop pictures that cannot be told apart, then classes left with fewer than ``min_images``.
-
-    Within a class the first of equal pictures stays; a picture found in several classes is a contradiction
-    and leaves all of them.
-    """
-    pictures: dict[str, dict[bytes, Drawing]] = {}
-    for name, group in sorted(drawings.items()):
-        pictures[name] = {}
-        for drawing in group:
-            pictures[name].setdefault(drawing.pixels.tobytes(), drawing)
-    classes_with = Counter(key for unique in pictures.values() for key in unique)
-    kept: Drawings = {}
-    for name, unique in pictures.items():
-        left = [drawing for key, drawing in unique.items() if classes_with[key] == 1]
-        if len(left) >= min_images:
-            kept[name] = left
-    return kept
-
-
-def halves(set_name: str, classes: Sequence[str]) -> dict[str, list[str]]:
-    """The class-disjoint split: the half of the classes whose hashes come first is for training.
-
-    The hash of ``<set>/<class>`` serves as a seeded shuffle that no library can change. The larger half of an
-    odd number is for testing.
-    """
-    shuffled = sorted(classes, key=lambda name: hashlib.sha256(f"{set_name}/{name}".encode()).digest())
-    middle = len(shuffled) // 2
-    return {"train": sorted(shuffled[:middle]), "test": sorted(shuffled[middle:])}
-
-
-def strip(group: Sequence[Drawing]) -> bytes:
-    """A class's images, one below the other, as lossless WebP."""
+def strip(group: Sequence[Drawing]) -> tuple[str, bytes]:
+    """Suffix and content of one file: a class's images, one below the other, as lossless WebP; as PNG if too tall."""
     stream = io.BytesIO()
     pixels = np.concatenate([drawing.pixels for drawing in group])
-    Image.fromarray(pixels).save(stream, "webp", lossless=True, quality=80, method=4)
-    return stream.getvalue()
+    if len(pixels) <= MAX_WEBP_PX:
+        Image.fromarray(pixels).save(stream, "webp", lossless=True, quality=80, method=4)
+        return ".webp", stream.getvalue()
+    grey = bool((pixels == pixels[..., :1]).all())
+    Image.fromarray(pixels[..., 0] if grey else pixels).save(stream, "png")
+    return ".png", stream.getvalue()
 
 
 def archive(drawings: Mapping[str, Sequence[Drawing]], classes: Sequence[str]) -> bytes:
@@ -59,16 +42,18 @@ def archive(drawings: Mapping[str, Sequence[Drawing]], classes: Sequence[str]) -
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as file:
         for name in classes:
-            entry = zipfile.ZipInfo(f"{name}.webp", date_time=(1980, 1, 1, 0, 0, 0))
+            suffix, content = strip(drawings[name])
+            entry = zipfile.ZipInfo(name + suffix, date_time=(1980, 1, 1, 0, 0, 0))
             entry.create_system = 3
             entry.external_attr = 0o644 << 16
-            file.writestr(entry, strip(drawings[name]))
+            file.writestr(entry, content)
     return stream.getvalue()
 
 
 def contact_sheet(drawings: Mapping[str, Sequence[Drawing]], rows: int = 16, columns: int = 6) -> bytes:
     """A PNG of evenly picked classes, two to a row, the first images of each side by side."""
     names = list(drawings)
+    rows = min(rows, len(names) // 2)
     picked = [names[i * len(names) // (2 * rows)] for i in range(2 * rows)]
     side = drawings[picked[0]][0].pixels.shape[0]
     cell, gap = side + 4, 24
@@ -97,10 +82,10 @@ def notice(recipe: Recipe, drawings: Drawings, split: Mapping[str, Sequence[str]
         f"| {source} | {count} | {recipe.credits.get(source, 'see its package')} |"
         for source, count in sorted(sources.items())
     )
+    command = "python scripts/embedded_data/build.py" if recipe.embedded else "tcm-bench data prepare"
     return f"""# {recipe.title}
 
-Not one of the benchmarks of the TCM paper: a small real set that lets every part of this project run without a
-download. Numbers on it compare methods with each other, never with a published table.
+{EMBEDDED if recipe.embedded else MADE}
 
 {recipe.method}
 
@@ -121,11 +106,11 @@ Images per class: {sizes[0]} to {sizes[-1]}, median {sizes[len(sizes) // 2]}.
 |---|---|---|---|---|
 {packages}
 
-Rebuild it, bit for bit, with `python scripts/embedded_data/build.py {recipe.name}`.
+Rebuild it, bit for bit, with `{command} {recipe.name}`.
 """
 
 
-def tracked_files(recipe: Recipe, drawings: Drawings) -> dict[str, bytes]:
+def set_files(recipe: Recipe, drawings: Drawings) -> dict[str, bytes]:
     """Every file of ``data/<name>/`` with its content."""
     if recipe.distinct:
         drawings = distinct(drawings, recipe.min_images)
@@ -135,3 +120,10 @@ def tracked_files(recipe: Recipe, drawings: Drawings) -> dict[str, bytes]:
         "contact_sheet.png": contact_sheet(drawings),
         "NOTICE.md": notice(recipe, drawings, split).encode(),
     }
+
+
+def build(recipe: Recipe, staging: Path, downloads: Path) -> None:
+    """Make the set in a folder, its packages fetched to another."""
+    archives = {package.name: fetch(package, downloads) for package in recipe.packages}
+    for name, content in set_files(recipe, recipe.collect(archives)).items():
+        (staging / name).write_bytes(content)

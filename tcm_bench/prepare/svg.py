@@ -2,26 +2,35 @@
 
 import io
 import json
-import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import resvg_py
-from fetch import read_member
 from PIL import Image
+
+from tcm_bench.packages import files
 
 INK = "#222222"  # what `currentColor` means for a set without colours of its own
 
 
-def icon_set(archive: Path, member: str) -> dict[str, Any]:
-    """The JSON of one icon set inside an npm archive."""
-    with tarfile.open(archive) as tar:
-        return json.loads(read_member(tar, member))
+def icon_sets(archive: Path, pattern: str = "package/icons.json") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and contents of the icon sets inside an npm archive."""
+    for _, content in files(archive, pattern):
+        icons = json.loads(content)
+        yield icons["prefix"], icons
 
 
 def draw(icons: dict[str, Any], name: str, side: int) -> np.ndarray:
-    """Render one icon centred on a white square, uint8 ``(side, side, 3)``."""
+    """Render one icon centred on a white square, uint8 ``(side, side, 3)``.
+
+    Raises:
+        ValueError: If the renderer is not installed.
+    """
+    try:
+        import resvg_py
+    except ImportError:
+        raise ValueError("to draw icons the package resvg-py is needed: `pip install resvg-py`") from None
     icon = icons["icons"][name]
     left, top, width, height = (
         icon.get(key, icons.get(key, default))

@@ -1,0 +1,137 @@
+"""Everything a test set says about its embeddings, from one pass over all pairs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tcm_bench.functional import threshold
+from tcm_bench.functional.pair_scan import Axis, PairScan
+from tcm_bench.functional.retrieval import hit_rate
+from tcm_bench.functional.threshold import Ranking, ThresholdConsistency
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Accuracy and threshold consistency of one set.
+
+    Attributes:
+        ks: Numbers of neighbors inspected.
+        recall: Recall at each of them, in [0, 1]; NaN without a query.
+        classes: Labels in increasing order.
+        sizes: Items of each class.
+        queries: Queries of each class.
+        hits: Those with an item of their class among their ``k`` nearest, for each ``k``.
+        consistency: OPIS, eps-OPIS, the calibration range and the counts behind them.
+        tpr_at_far: Share of the positive pairs accepted at the threshold of each pooled false accept rate, in [0, 1];
+            NaN without pairs of both kinds.
+    """
+
+    ks: tuple[int, ...]
+    recall: Float[Tensor, " ks"]
+    classes: Int[Tensor, " classes"]
+    sizes: Int[Tensor, " classes"]
+    queries: Int[Tensor, " classes"]
+    hits: Int[Tensor, "classes ks"]
+    consistency: ThresholdConsistency
+    tpr_at_far: dict[float, float]
+
+
+def evaluate(
+    embeddings: Float[Tensor, "items dim"] | Float[np.ndarray, "items dim"],
+    labels: Int[Tensor, " items"] | Int[np.ndarray, " items"],
+    *,
+    ks: Sequence[int] = (1,),
+    axis: Axis = "distance",
+    far_bounds: tuple[float, float] = threshold.FAR_BOUNDS,
+    steps: int = 101,
+    c: float = 1.0,
+    eps: float = 0.1,
+    ranking: Ranking = "mean",
+    far_levels: Sequence[float] = (),
+    query: Bool[Tensor, " items"] | Bool[np.ndarray, " items"] | None = None,
+    gallery: Bool[Tensor, " items"] | Bool[np.ndarray, " items"] | None = None,
+    group: dist.ProcessGroup | None = None,
+    tile: tuple[int, int] | None = None,
+) -> Evaluation:
+    """Recall@k, OPIS and eps-OPIS over all pairs, exactly; see :mod:`~tcm_bench.functional.threshold`.
+
+    Args:
+        embeddings: Rows of any norm but 0, torch or numpy, half types too.
+        labels: Class of each row.
+        ks: Numbers of neighbors inspected, each at least 1; see :func:`~tcm_bench.functional.retrieval.recall_at_k`.
+        axis: Threshold axis.
+        far_bounds: Pooled false accept rates at the ends of the calibration range, ``0 < low < high <= 1``.
+        steps: Points of the threshold grid, at least 2.
+        c: Weight of sensitivity against specificity in the utility, above 0.
+        eps: Share of the classes called worst, in (0, 1).
+        ranking: How they are chosen.
+        far_levels: False accept rates in (0, 1] at which the true accept rate is wanted.
+        query: Which rows are queries; by default all.
+        gallery: Which rows are searched; by default all. Where the two differ a pair is a query and an item of the
+            gallery.
+        group: Processes that hold the same rows and share the work; every one of them must call.
+        tile: Rows and columns multiplied at once; changes time and memory, never a result.
+
+    Raises:
+        ValueError: If an argument is outside its range, a row is zero or not finite, or there are fewer than two rows.
+
+    Example:
+        >>> x = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.6, 0.8]], dtype=np.float32)
+        >>> result = evaluate(x, np.array([0, 0, 1, 1]), ks=(1, 2), far_bounds=(0.25, 1.0))
+        >>> result.recall.tolist(), round(result.consistency.opis, 4)
+        ([0.5, 1.0], 0.0413)
+    """
+    x, y = torch.as_tensor(embeddings), torch.as_tensor(labels)
+    asked, searched = (None if role is None else torch.as_tensor(role, device=y.device) for role in (query, gallery))
+    _check(x, y, ks, far_levels)
+    threshold.check(far_bounds, axis=axis, steps=steps, c=c, eps=eps, ranking=ranking)
+    scan = PairScan(x, y, axis=axis, query=asked, gallery=searched, group=group, tile=tile)
+    calibrated = threshold.calibration(scan, far_bounds, steps, far_levels=far_levels, enough=max(ks, default=0))
+    ahead, of = calibrated.ahead, torch.searchsorted(scan.classes, y.contiguous())
+    if asked is not None:
+        ahead, of = ahead[asked], of[asked]
+    numbers = torch.tensor(tuple(ks), dtype=torch.int64, device=y.device)
+    hits = torch.zeros(len(scan.classes), len(numbers), dtype=torch.int64, device=y.device)
+    hits.index_add_(0, of, (ahead[:, None] < numbers).long())
+    defined = scan.num_positive and scan.num_negative
+    accepted = calibrated.accepted_at_far.double() / (scan.num_positive if defined else torch.nan)
+    return Evaluation(
+        ks=tuple(ks),
+        recall=hit_rate(ahead, numbers),
+        classes=scan.classes,
+        sizes=scan.sizes,
+        queries=of.bincount(minlength=len(scan.classes)),
+        hits=hits,
+        consistency=threshold.consistency(scan, calibrated, c=c, eps=eps, ranking=ranking),
+        tpr_at_far=dict(zip(far_levels, accepted.tolist(), strict=True)),
+    )
+
+
+def percent(share: float) -> str:
+    """A share as part of an identifier: the metric's ``opis_10pct``, ``tpr_at_far_0_1pct``.
+
+    Example:
+        >>> percent(0.1), percent(0.125)
+        ('10pct', '12_5pct')
+    """
+    return f"{100 * share:g}pct".replace(".", "_")
+
+
+def _check(embeddings: Tensor, labels: Tensor, ks: Sequence[int], far_levels: Sequence[float]) -> None:
+    """Refuse what cannot be evaluated."""
+    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
+        raise ValueError(
+            "embeddings must be (items, dim) and labels (items,), "
+            f"got {tuple(embeddings.shape)} and {tuple(labels.shape)}"
+        )
+    if len(labels) < 2:
+        raise ValueError(f"evaluation needs at least two items, got {len(labels)}")
+    if any(k < 1 for k in ks):
+        raise ValueError(f"k must be at least 1, got {list(ks)}")
+    if any(not 0 < far <= 1 for far in far_levels):
+        raise ValueError(f"far_levels must be rates in (0, 1], got {list(far_levels)}")

@@ -1,0 +1,265 @@
+"""What is done to one tile of cosines: by compiled loops on a CPU, by tensor operations on any device.
+
+Both answer the same questions and both are exact about what they leave open, so their counts are equal.
+"""
+
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+PAIRS_AT_ONCE = 2**16
+
+
+class Rows(NamedTuple):
+    """A set whose rows are sorted by class.
+
+    Attributes:
+        single: Unit rows in float32.
+        classes: int32, class of each row as a dense index.
+        later: int32, for each row the first row of a later class.
+        roles: int8, 1 for a query, 2 for an item of the gallery, 3 for both. Two rows are a pair if one may be
+            the query and the other is in the gallery.
+    """
+
+    single: Float[Tensor, "items dim"]
+    classes: Int[Tensor, " items"]
+    later: Int[Tensor, " items"]
+    roles: Int[Tensor, " items"]
+
+    def meet(self, queries: Tensor | slice, gallery: Tensor | slice) -> Bool[Tensor, "queries gallery"]:
+        """Which of the rows ``queries`` is a query, each with which of the rows ``gallery`` is in the gallery."""
+        return (self.roles[queries] & 1).bool()[:, None] & (self.roles[gallery] & 2).bool()
+
+    def products(self, pairs: Int[Tensor, "pairs 2"]) -> Float[Tensor, " pairs"]:
+        """Product of the two rows of each pair in float64."""
+        if self.single.device.type == "cpu":
+            from tcm_bench import compiled
+
+            out = np.empty(len(pairs))
+            compiled.products(self.single.numpy(), pairs.numpy(), out)
+            return torch.from_numpy(out)
+        found = [
+            (self.single[part[:, 0].long()].double() * self.single[part[:, 1].long()].double()).sum(dim=1)
+            for part in pairs.split(PAIRS_AT_ONCE)
+        ]
+        return torch.cat(found) if found else self.single.new_empty(0, dtype=torch.float64)
+
+
+class Questions(NamedTuple):
+    """What a pass asks of every pair of two classes.
+
+    Attributes:
+        edges: Increasing ends of disjoint zones, two a zone, in which a threshold may lie. A cosine outside all of
+            them is counted by the zones below it, one inside is put aside.
+        near: For each item as a query the single-precision cosine from which another item may come before its
+            nearest positive; infinite to ask nothing.
+        nearer: That above which it certainly does.
+        enough: How many items before the nearest positive are told apart: any more are as many.
+    """
+
+    edges: Float[Tensor, " edges"]
+    near: Float[Tensor, " items"]
+    nearer: Float[Tensor, " items"]
+    enough: int
+
+
+class Aside(NamedTuple):
+    """Pairs that a tile's single precision does not decide.
+
+    Attributes:
+        stored: int32 rows of pairs inside a zone.
+        values: float32, their cosines.
+        doubtful: int32, a query and the item that may come before its nearest positive.
+    """
+
+    stored: Int[Tensor, "stored 2"]
+    values: Float[Tensor, " stored"]
+    doubtful: Int[Tensor, "doubtful 2"]
+
+
+class Scale(NamedTuple):
+    """Known thresholds on the axis of cosines, as far as a precision can tell.
+
+    Attributes:
+        edges: Increasing ends of the disjoint zones in which it cannot, two a zone.
+        passed: For each number of zones below a cosine, the thresholds below it.
+    """
+
+    edges: Float[Tensor, " edges"]
+    passed: Int[Tensor, " places"]
+
+
+class CompiledKernel:
+    """Loops over a tile in cache; one object a thread.
+
+    Attributes:
+        histogram: int64 ``(classes, zones + 1)``: pairs of each class by the zones below them; those below
+            all zones are not counted.
+        ahead: int64 ``(items,)``: items certainly before each query's nearest positive, up to ``enough``.
+    """
+
+    def __init__(self, rows: Rows, questions: Questions, tile: tuple[int, int]) -> None:
+        from tcm_bench import compiled as loops  # compiled on first use
+
+        self._loops, self._rows, self._tile = loops, rows, tile
+        self._area = tile[0] * tile[1]
+        self._edges = questions.edges.numpy()
+        self._place = loops.cell_table(self._edges)
+        self._near, self._nearer = questions.near.numpy(), questions.nearer.numpy()
+        self._enough = questions.enough
+        self._labels = rows.later.numpy(), rows.classes.numpy(), rows.roles.numpy()
+        self.histogram = torch.zeros(int(rows.classes[-1]) + 1, len(self._edges) // 2 + 1, dtype=torch.int64)
+        self.ahead = torch.zeros(len(rows.classes), dtype=torch.int64)
+        self._out = torch.empty(self._area)
+        self._scratch = np.empty(tile[1], dtype=np.int32), np.empty(tile[1], dtype=np.float32)
+        capacity = 4 * self._area
+        self._stored = np.empty((capacity, 2), dtype=np.int32)
+        self._values = np.empty(capacity, dtype=np.float32)
+        self._doubtful = np.empty((capacity, 2), dtype=np.int32)
+        self._filled = np.zeros(2, dtype=np.int64)
+
+    @staticmethod
+    def sample(rows: Rows, first: slice, second: slice, histogram: Tensor) -> None:
+        """Add the cosines of the negative pairs of ``first`` and ``second`` to an even histogram of [-1, 1]."""
+        from tcm_bench import compiled as loops
+
+        tile = rows.single[first] @ rows.single[second].T
+        labels = rows.classes.numpy(), rows.roles.numpy()
+        loops.sample_tile(tile.numpy(), first.start, second.start, *labels, histogram.numpy())
+
+    @staticmethod
+    def settle(rows: Rows, aside: Aside, single: Scale, double: Scale, histogram: Tensor) -> Tensor:
+        """Add stored pairs to a histogram by the thresholds below them; return those that neither precision decides."""
+        from tcm_bench import compiled as loops
+
+        left_over = np.empty((len(aside.stored), 2), dtype=np.int32)
+        edges = single.edges.numpy()
+        left = loops.settle(
+            rows.single.numpy(),
+            rows.classes.numpy(),
+            aside.stored.numpy(),
+            aside.values.numpy(),
+            edges,
+            *loops.cell_table(edges),
+            single.passed.numpy(),
+            double.edges.numpy(),
+            double.passed.numpy(),
+            histogram.numpy(),
+            left_over,
+        )
+        return torch.from_numpy(left_over[:left])
+
+    def scan(self, top: int, left: int) -> Aside | None:
+        """Count the pairs of one tile; what was put aside, whenever it fills the buffers."""
+        first, second = self._rows.single[top : top + self._tile[0]], self._rows.single[left : left + self._tile[1]]
+        tile = self._out[: len(first) * len(second)].view(len(first), len(second))
+        torch.mm(first, second.T, out=tile)
+        self._loops.scan_tile(
+            tile.numpy(),
+            top,
+            left,
+            *self._labels,
+            self._edges,
+            *self._place,
+            self._near,
+            self._nearer,
+            self._enough,
+            self.histogram.numpy(),
+            self.ahead.numpy(),
+            self._stored,
+            self._values,
+            self._doubtful,
+            self._filled,
+            *self._scratch,
+        )
+        # A tile puts each pair aside once and doubts it twice at most.
+        return self.aside() if self._filled.max() > len(self._values) - 2 * self._area else None
+
+    def aside(self) -> Aside:
+        """What was put aside since the last time."""
+        stored, doubtful = self._filled.tolist()
+        self._filled[:] = 0
+        parts = self._stored[:stored], self._values[:stored], self._doubtful[:doubtful]
+        return Aside(*(torch.from_numpy(part.copy()) for part in parts))
+
+
+class TensorKernel:
+    """The same by operations on whole tensors, for a GPU; see :class:`CompiledKernel`."""
+
+    def __init__(self, rows: Rows, questions: Questions, tile: tuple[int, int]) -> None:
+        self._rows, self._questions, self._tile = rows, questions, tile
+        self.histogram = rows.later.new_zeros(
+            int(rows.classes[-1]) + 1, len(questions.edges) // 2 + 1, dtype=torch.int64
+        )
+        self.ahead = rows.later.new_zeros(len(rows.classes), dtype=torch.int64)
+
+    @staticmethod
+    def sample(rows: Rows, first: slice, second: slice, histogram: Tensor) -> None:
+        """Add the cosines of the negative pairs of ``first`` and ``second`` to an even histogram of [-1, 1]."""
+        tile = rows.single[first] @ rows.single[second].T
+        met = rows.meet(first, second) | rows.meet(second, first).T
+        cosines = tile[met & (rows.classes[first, None] != rows.classes[second])]
+        cell = ((cosines + 1) * (0.5 * (len(histogram) - 1))).long().clamp(0, len(histogram) - 1)
+        histogram += cell.bincount(minlength=len(histogram))
+
+    @staticmethod
+    def settle(rows: Rows, aside: Aside, single: Scale, double: Scale, histogram: Tensor) -> Tensor:
+        """Add stored pairs to a histogram by the thresholds below them; return those that neither precision decides."""
+        place = torch.bucketize(aside.values, single.edges, right=True)
+        bucket = single.passed[place >> 1]
+        doubtful = (place & 1).nonzero()[:, 0]
+        place = torch.bucketize(rows.products(aside.stored[doubtful]), double.edges, right=True)
+        bucket[doubtful] = double.passed[place >> 1]
+        left_over = doubtful[(place & 1).bool()]
+        decided = torch.ones_like(bucket, dtype=torch.bool)
+        decided[left_over] = False
+        for end in aside.stored[decided].unbind(1):
+            cell = rows.classes[end.long()].long() * histogram.shape[1] + bucket[decided]
+            histogram += cell.bincount(minlength=histogram.numel()).view_as(histogram)
+        return aside.stored[left_over]
+
+    @cached_property
+    def _numbers(self) -> Tensor:
+        return torch.arange(len(self._rows.classes), dtype=torch.int32, device=self._rows.classes.device)
+
+    def scan(self, top: int, left: int) -> Aside | None:
+        """Count the pairs of one tile and return what is put aside."""
+        _, near, nearer, enough = self._questions
+        rows, columns = slice(top, top + self._tile[0]), slice(left, left + self._tile[1])
+        tile = self._rows.single[rows] @ self._rows.single[columns].T
+        tile.masked_fill_(self._numbers[columns] < self._rows.later[rows, None], -torch.inf)
+        forward, backward = self._rows.meet(rows, columns), self._rows.meet(columns, rows)
+        stored, values = self._count(tile.masked_fill(~(forward | backward.T), -torch.inf), rows, columns)
+        doubtful = []
+        for query, other, cosines, met in ((rows, columns, tile, forward), (columns, rows, tile.T, backward)):
+            asked = (self.ahead[query] < enough)[:, None]
+            cosines = cosines.masked_fill(~met, -torch.inf)
+            certain = cosines > nearer[query, None]
+            doubt = asked & (cosines >= near[query, None]) & ~certain
+            self.ahead[query] += certain.sum(dim=1) * asked[:, 0]
+            doubtful.append(self._pairs(doubt, query, other))
+        return Aside(stored, values, torch.cat(doubtful))
+
+    def aside(self) -> None:
+        """Nothing is kept back."""
+
+    def _count(self, tile: Tensor, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+        """Add to the histogram; return the pairs inside a zone."""
+        if not len(self._questions.edges):
+            return self._pairs(torch.zeros_like(tile, dtype=torch.bool), rows, columns), tile.new_empty(0)
+        place = torch.bucketize(tile, self._questions.edges, right=True, out_int32=True)
+        inside = (place & 1).bool()
+        first, second = ((place > 0) & ~inside).nonzero(as_tuple=True)
+        zones = place[first, second].long() >> 1
+        for ends, numbers in ((rows, first), (columns, second)):
+            cell = self._rows.classes[ends].long()[numbers] * self.histogram.shape[1] + zones
+            self.histogram += cell.bincount(minlength=self.histogram.numel()).view_as(self.histogram)
+        return self._pairs(inside, rows, columns), tile[inside]
+
+    def _pairs(self, chosen: Tensor, rows: slice, columns: slice) -> Tensor:
+        first, second = chosen.nonzero(as_tuple=True)
+        return torch.stack([self._numbers[rows][first], self._numbers[columns][second]], dim=1)

@@ -1,0 +1,249 @@
+"""The datasets that can be prepared: where their archives are, what belongs to them, how they are read.
+
+Checksums are those that public loaders state; None: nobody states one. A link stands here only if it is documented in
+public and served without a login; for all others there are steps by hand.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from tcm_bench.data import cars, cub, inat, sop
+from tcm_bench.data.embedded import embedded_splits
+from tcm_bench.data.folder import folder
+from tcm_bench.data.table import Splits
+from tcm_bench.prepare.emoji import prepare_emoji
+from tcm_bench.prepare.grocery import prepare_grocery
+from tcm_bench.prepare.icons import prepare_icons
+from tcm_bench.prepare.mnist import prepare_fashion_mnist, prepare_mnist
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One published file.
+
+    Attributes:
+        file: Its official name. Files are recognised by what they hold, never by this.
+        md5: As published; None: unknown.
+        urls: Where it can be downloaded, the first to answer is taken; empty: only by hand.
+        size: Bytes, roughly, to compare with the free disk space beforehand; None: unknown.
+    """
+
+    file: str
+    md5: str | None = None
+    urls: tuple[str, ...] = ()
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One dataset that `tcm-bench data prepare` knows.
+
+    Attributes:
+        name: On the command line and in `data=NAME`; its default folder is `data/NAME`.
+        title: As papers call it.
+        splits: `splits(root, subset=...)` reads it; with `subset` fewer classes and images are accepted.
+        terms: Under which it may be used, in a line.
+        counts: `{"train": (classes, images), "test": (classes, images)}` of the whole.
+        manual: Steps by hand, for what no link gives.
+        archives: Published files; together they are the dataset.
+        keep: Names of files and folders (patterns) that belong to it, each with the name it gets in the root; None
+            leaves the name. Whatever folders an archive wraps around them are dropped, and everything else.
+        lists: Those of `keep` that must be read first because only the images that they name are kept.
+        max_bytes: More than this cannot be the dataset, however it is packed.
+        build: Makes the dataset in a folder, with another for its downloads; instead of archives.
+    """
+
+    name: str
+    title: str
+    splits: Callable[..., Splits]
+    terms: str
+    counts: Mapping[str, tuple[int, int]]
+    manual: str = ""
+    archives: tuple[Archive, ...] = ()
+    keep: Mapping[str, str | None] = field(default_factory=dict)
+    lists: tuple[str, ...] = ()
+    max_bytes: int = 20 * GIB
+    build: Callable[[Path, Path], None] | None = None
+
+
+BENCHMARKS = (
+    Dataset(
+        name="cub",
+        title=cub.DATASET,
+        splits=cub.cub,
+        terms="images belong to their photographers on Flickr; for non-commercial research and education",
+        counts=cub.COUNTS,
+        manual=(
+            "Download CUB_200_2011.tgz from https://data.caltech.edu/records/65de6-vp158 in a browser.\n"
+            "(CUB-200 without a year, of 2010, is another dataset.)"
+        ),
+        archives=(
+            Archive(
+                "CUB_200_2011.tgz",
+                md5="97eceeb196236b17998738112f37df78",
+                urls=("https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",),
+                size=1_150_000_000,
+            ),
+        ),
+        keep=dict.fromkeys(("images", "images.txt", "image_class_labels.txt", "classes.txt", "bounding_boxes.txt")),
+    ),
+    Dataset(
+        name="cars",
+        title=cars.DATASET,
+        splits=cars.cars,
+        terms="for non-commercial research; images were collected from the web",
+        counts=cars.COUNTS,
+        manual=(
+            "Stanford's own links are dead since 2023. Get one of these:\n"
+            "A. car_ims.tgz (md5 d5c8f0aa497503f355e17dc7886c3f14) and cars_annos.mat (md5\n"
+            "   b407c6086d669747186bd1d764ff9dbc) from whoever kept them, or CARS196.zip from\n"
+            "   http://ftp.cs.stanford.edu/cs/cvgl/CARS196.zip (nobody states its checksum).\n"
+            "B. From Kaggle, with a login: https://www.kaggle.com/datasets/jessicali9530/stanford-cars-dataset gives\n"
+            "   the images (archive.zip). Its cars_annos.mat does not fit them: add car_devkit.tgz and\n"
+            "   cars_test_annos_withlabels.mat, to which https://github.com/pytorch/vision/issues/7545 leads."
+        ),
+        archives=(  # layout A, then layout B
+            Archive("car_ims.tgz", md5="d5c8f0aa497503f355e17dc7886c3f14"),
+            Archive("cars_annos.mat", md5="b407c6086d669747186bd1d764ff9dbc"),
+            Archive("cars_train.tgz", md5="065e5b463ae28d29e77c1b4b166cfe61"),
+            Archive("cars_test.tgz", md5="4ce7ebf6a94d07f1952d94dd34c4d501"),
+            Archive("car_devkit.tgz", md5="c3b158d763b6e2245038c8ad08e45376"),
+            Archive("cars_test_annos_withlabels.mat", md5="b0a2b23655a3edd16d84508592a98d10"),
+        ),
+        keep={
+            **dict.fromkeys(("car_ims", "cars_train", "cars_test")),
+            # Wherever they lie: copies disagree on what is in devkit/ and what beside it, and browsers add a "(1)".
+            "cars_annos*.mat": "cars_annos.mat",
+            "cars_meta*.mat": "cars_meta.mat",
+            "cars_train_annos*.mat": "cars_train_annos.mat",
+            "cars_test_annos_withlabels*.mat": "cars_test_annos_withlabels.mat",
+        },
+    ),
+    Dataset(
+        name="sop",
+        title=sop.DATASET,
+        splits=sop.sop,
+        terms="for non-commercial research; images were collected from eBay",
+        counts=sop.COUNTS,
+        manual=(
+            "Download Stanford_Online_Products.zip by the link on https://cvgl.stanford.edu/projects/lifted_struct/\n"
+            "or with an FTP client from ftp://cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip"
+        ),
+        archives=(
+            Archive(
+                "Stanford_Online_Products.zip",
+                md5="7f73d41a2f44250d4779881525aea32e",
+                urls=("http://ftp.cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip",),
+                size=3_000_000_000,
+            ),
+        ),
+        keep=dict.fromkeys(("*_final", "Ebay_train.txt", "Ebay_test.txt", "Ebay_info.txt")),
+    ),
+    Dataset(
+        name="inat",
+        title=inat.DATASET,
+        splits=inat.inat,
+        terms="for non-commercial research and education; each photograph has a licence of its own",
+        counts=inat.COUNTS,
+        manual=(
+            "Download Inat_dataset_splits.zip, the lists of the retrieval split, in a browser from\n"
+            "https://drive.google.com/file/d/1sXfkBTFDrRU3__-NUs1qBP3sf_0uMB98 (nobody states its checksum).\n"
+            "The images follow by themselves (120 GB, and as much again while they are unpacked); or give their\n"
+            "archive train_val2018.tar.gz, too, if you have it."
+        ),
+        archives=(
+            Archive("Inat_dataset_splits.zip"),
+            Archive(
+                "train_val2018.tar.gz",
+                md5="b1c6952ce38f31868cc50ea72d066cc3",
+                urls=("https://ml-inat-competition-datasets.s3.amazonaws.com/2018/train_val2018.tar.gz",),
+                size=120_000_000_000,
+            ),
+        ),
+        keep=dict.fromkeys((inat.IMAGES, inat.TRAIN_LIST, inat.TEST_LIST)),
+        lists=(inat.TRAIN_LIST, inat.TEST_LIST),
+        max_bytes=200 * GIB,
+    ),
+)
+
+
+def _made(
+    name: str,
+    title: str,
+    terms: str,
+    train: tuple[int, int],
+    test: tuple[int, int],
+    build: Callable[[Path, Path], None],
+    reader: Callable[..., Splits] = embedded_splits,
+) -> Dataset:
+    """A set that is put together from packages: pinned by their hashes, and by the counts that come out."""
+    counts = {"train": train, "test": test}
+
+    def splits(root: Path, *, subset: bool = False) -> Splits:
+        return reader(root, counts=None if subset else counts)
+
+    return Dataset(name=name, title=title, splits=splits, terms=terms, counts=counts, build=build)
+
+
+MID_SIZE = (
+    _made(
+        "emoji-full",
+        "emoji in five to eleven drawings each, 64 px",
+        "open licences, two of eleven with share-alike: see its NOTICE.md",
+        (795, 6_901),
+        (795, 6_992),
+        prepare_emoji,
+    ),
+    _made(
+        "icons-full",
+        "ideas in 6 to 126 icon sets each, 48 px",
+        "open licences without share-alike: see its NOTICE.md",
+        (1_093, 21_410),
+        (1_093, 21_427),
+        prepare_icons,
+    ),
+    _made(
+        "mnist",
+        "MNIST by class, 28 px",
+        "free for research; nobody states a licence",
+        (5, 34_569),
+        (5, 35_431),
+        prepare_mnist,
+    ),
+    _made(
+        "fashion-mnist",
+        "Fashion-MNIST by class, 28 px",
+        "MIT",
+        (5, 35_000),
+        (5, 35_000),
+        prepare_fashion_mnist,
+    ),
+    _made(
+        "grocery",
+        "photographs of fruit in shops, 348 px",
+        "the package is MIT; it states no licence of the images: do not redistribute them",
+        (7, 749),
+        (7, 644),
+        prepare_grocery,
+        folder,
+    ),
+)
+
+DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (*BENCHMARKS, *MID_SIZE)}
+
+
+def dataset(name: str) -> Dataset:
+    """The dataset of that name.
+
+    Raises:
+        ValueError: If there is none; names the nearest.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    near = get_close_matches(name, DATASETS, n=1)
+    hint = f", did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"no dataset is called {name!r}{hint} There are: {', '.join(DATASETS)}")

@@ -1,0 +1,211 @@
+"""Whether a dataset on disk is what it should be: its counts, its list, every image, and no image on both sides."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tcm_bench.data.table import ImageArray, ImageFiles, Splits, Table
+from tcm_bench.prepare.picture import DIGEST_BYTES, Unreadable, digest_of_pixels, pixel_digest, read_all
+from tcm_bench.prepare.prepare import PREPARED, read_prepared
+
+SIDES = ("train", "test")
+
+
+class Fault(NamedTuple):
+    """Something that is not as it should be.
+
+    Attributes:
+        path: The file or folder.
+        reason: What is wrong with it and what to do.
+        kind: What faults of the same sort have in common.
+    """
+
+    path: str
+    reason: str
+    kind: str
+
+
+class Count(NamedTuple):
+    """How much a side holds."""
+
+    classes: int = 0
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What :func:`verify` found.
+
+    Attributes:
+        train: Classes and images to learn from, as far as the lists could be read.
+        test: The same of the other side.
+        fingerprint: See :class:`~tcm_bench.data.table.Splits`; None if the lists cannot be read.
+        faults: Empty if all is well.
+    """
+
+    train: Count
+    test: Count
+    fingerprint: str | None
+    faults: Sequence[Fault]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no fault."""
+        return not self.faults
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it in plain values."""
+        return {
+            "ok": self.ok,
+            "train": self.train._asdict(),
+            "test": self.test._asdict(),
+            "fingerprint": self.fingerprint,
+            "faults": [{"path": fault.path, "reason": fault.reason} for fault in self.faults],
+        }
+
+
+def verify(
+    splits_of: Callable[..., Splits],
+    root: Path,
+    *,
+    subset: bool = False,
+    remedy: str | None = None,
+    processes: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Verification:
+    """Look at everything that a dataset consists of.
+
+    Args:
+        splits_of: Reader of the dataset, called as ``splits_of(root, subset=...)``; its ValueError is a fault.
+        root: Folder or file of the dataset.
+        subset: Accept fewer classes and images than the dataset's.
+        remedy: What to do about a copy that is not as it should be; None: the images are the user's own.
+        processes: How many read images; None: one a core.
+        on_progress: Told how many images have been read, and of how many.
+
+    Raises:
+        ValueError: If the dataset does not consist of images.
+    """
+    cure = remedy or "put a good copy in its place, or take it out"
+    faults: list[Fault] = []
+    splits = None
+    for accept_fewer in sorted({subset, True}):  # with wrong counts the images are still worth a look
+        try:
+            splits = splits_of(root, subset=accept_fewer)
+            break
+        except (ValueError, OSError) as error:
+            reason = "; ".join([" ".join(str(error).split()), *([remedy] if remedy else [])])
+            fault = Fault(_place(root, error), reason, "the dataset is not what it should be")
+            faults += [fault] * (fault not in faults)
+    if splits is None:
+        return Verification(Count(), Count(), None, faults)
+
+    tables = {"train": splits.train, "test": splits.test}
+    paths = {side: item_paths(table, root, side) for side, table in tables.items()}
+    total = sum(map(len, tables.values()))
+    digests: dict[str, np.ndarray] = {}
+    for side, table in tables.items():
+        before = sum(map(len, digests.values()))
+        digests[side] = np.zeros(len(table), dtype=f"S{DIGEST_BYTES}")
+        done = 0
+        for chunk in _pixel_digests(table, processes):
+            for index, found in enumerate(chunk, start=done):
+                if isinstance(found, Unreadable):
+                    kind = str(found).partition(" (")[0]
+                    faults.append(Fault(paths[side][index], f"{found}; {cure}", kind))
+                else:
+                    digests[side][index] = found
+            done += len(chunk)
+            on_progress(before + done, total)
+    prepared = None
+    try:
+        prepared = read_prepared(root)
+    except (ValueError, OSError) as error:
+        faults.append(Fault(str(root / PREPARED), str(error), "is damaged"))
+    if prepared and prepared.fingerprint != splits.fingerprint:
+        reason = f"states the list {prepared.fingerprint[:12]}, what lies here has {splits.fingerprint[:12]}; {cure}"
+        faults.append(Fault(str(root / PREPARED), reason, "is another list than was prepared"))
+    faults += _listed_twice(tables, paths, cure)
+    if prepared and all(source.published for source in prepared.sources):
+        cure = "the published archives have it so: report it with the numbers"
+    faults += _on_both_sides(digests, paths, cure)
+    counts = {side: Count(table.num_classes, len(table)) for side, table in tables.items()}
+    return Verification(counts["train"], counts["test"], splits.fingerprint, faults)
+
+
+def item_paths(table: Table, root: Path, side: str) -> Sequence[str]:
+    """Where each item lies: an absolute path, or ``ARCHIVE#CLASS/NUMBER`` in an archive of strips, counted from 0.
+
+    Raises:
+        ValueError: If the items are not images.
+    """
+    if isinstance(table, ImageFiles):
+        return table.paths
+    if isinstance(table, ImageArray):
+        starts = np.searchsorted(table.labels, np.arange(table.num_classes))  # class lies after class
+        archive = Path(root, f"{side}.zip")
+        return [
+            f"{archive}#{table.class_names[label]}/{index - starts[label]}"
+            for index, label in enumerate(table.labels.tolist())
+        ]
+    raise ValueError(f"{root} holds vectors, not images")
+
+
+def _pixel_digests(table: Table, processes: int | None) -> Any:
+    """Digest of each item's pixels, or why there is none, in chunks."""
+    if isinstance(table, ImageFiles):
+        return read_all(pixel_digest, table.paths, processes)
+    assert isinstance(table, ImageArray)
+    size = table.images.shape[2], table.images.shape[1]
+    return ([digest_of_pixels(size, image.tobytes())] for image in table.images)
+
+
+def _listed_twice(tables: dict[str, Table], paths: dict[str, Sequence[str]], cure: str) -> list[Fault]:
+    """Files that stand in the lists more than once."""
+    everything = (os.fsencode(os.path.normpath(path)) for side in SIDES for path in paths[side])
+    digests = (hashlib.blake2b(path, digest_size=DIGEST_BYTES).digest() for path in everything)
+    names = np.fromiter(digests, dtype=f"S{DIGEST_BYTES}", count=sum(map(len, paths.values())))
+    order = np.argsort(names, kind="stable")
+    repeats = np.flatnonzero(names[order][1:] == names[order][:-1])
+
+    def row(item: int) -> tuple[str, str]:
+        """Path of an item of both sides together, and where it stands."""
+        first = len(tables["train"])
+        side, index = ("train", item) if item < first else ("test", item - first)
+        table = tables[side]
+        return paths[side][index], f"in {side} as {table.class_names[table.labels[index]]!r}"
+
+    faults = []
+    for once, again in zip(order[repeats].tolist(), order[repeats + 1].tolist(), strict=True):
+        (_, here), (path, there) = row(once), row(again)
+        faults.append(Fault(path, f"is listed twice, {here} and {there}; {cure}", "is listed twice"))
+    return faults
+
+
+def _on_both_sides(digests: dict[str, np.ndarray], paths: dict[str, Sequence[str]], cure: str) -> list[Fault]:
+    """Images to test on that are among those to learn from."""
+    order = np.argsort(digests["train"])
+    ordered = digests["train"][order]
+    nearest = np.minimum(np.searchsorted(ordered, digests["test"]), len(ordered) - 1)
+    same = (ordered[nearest] == digests["test"]) & (digests["test"] != b"")
+    faults = []
+    for index in np.flatnonzero(same).tolist():
+        here, there = paths["test"][index], paths["train"][order[nearest[index]]]
+        if here != there:  # else it is listed twice
+            reason = f"is in test and shows pixel for pixel what {there} in train shows; {cure}"
+            faults.append(Fault(here, reason, "is on both sides"))
+    return faults
+
+
+def _place(root: Path, error: Exception) -> str:
+    """The file or folder below `root` that an error speaks of."""
+    if isinstance(error, OSError) and error.filename:
+        return str(error.filename)
+    named = re.findall(rf"{re.escape(str(root))}(?:/[^\s:;,]*)?", str(error))
+    return max((path.rstrip(".") for path in named), key=len, default=str(root))

@@ -1,0 +1,177 @@
+"""What exact evaluation costs beside the searches it replaces: one process, one run, medians of interleaved rounds.
+
+    python tests/benchmarks/evaluator.py                    # 20,000 x 512
+    python tests/benchmarks/evaluator.py --size sop         # 60,502 x 512, 11,316 classes
+    python tests/benchmarks/evaluator.py --size inat        # 136,093 x 512, 2,452 classes
+    python tests/benchmarks/evaluator.py --device cuda      # absolute times are worth writing down there
+
+(a) the bare upper triangle, tile by tile; (b) the bare full product; (c) faiss, top 2 of every row; (d)
+pytorch-metric-learning, R@1; (e) a straightforward OPIS in torch, without its calibration range; (f) `evaluate`: R@k,
+range, curves of every class, OPIS, 10%-OPIS. Peak memory is that of a process of its own beside the embeddings.
+
+Embeddings are clusters whose spectrum falls as that of trained networks does (`--spectrum 0` makes it flat: all cosines
+of different classes then lie close together, the hardest case for the evaluator).
+"""
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+SIZES = {"small": (20_000, 4_000), "sop": (60_502, 11_316), "inat": (136_093, 2_452)}
+KS = (1, 2, 4, 8)
+
+
+def clusters(items: int, classes: int, spectrum: float, dim: int = 512) -> tuple[Tensor, Tensor]:
+    """Unit rows around the centers of their classes; the k-th direction has variance ``k ** -spectrum``."""
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.arange(1, dim + 1) ** (-spectrum / 2)
+    labels = torch.arange(items) % classes
+    centers, noise = torch.randn(classes, dim, generator=generator), torch.randn(items, dim, generator=generator)
+    return torch.nn.functional.normalize((centers[labels] + 0.7 * noise) * scale), labels
+
+
+def upper_triangle(x: Tensor, labels: Tensor, tile: tuple[int, int] = (256, 512)) -> None:
+    """Tiles of the evaluator's shape, by the threads that torch would use, one product at a time each."""
+    if x.device.type != "cpu":
+        for top in range(0, len(x), 8192):
+            for left in range(top, len(x), 8192):
+                x[top : top + 8192] @ x[left : left + 8192].T
+        return
+    tops, threads = iter(range(0, len(x), tile[0])), torch.get_num_threads()
+
+    def work() -> None:
+        out = torch.empty(tile[0] * tile[1])
+        for top in tops:
+            for left in range(top, len(x), tile[1]):
+                a, b = x[top : top + tile[0]], x[left : left + tile[1]]
+                torch.mm(a, b.T, out=out[: len(a) * len(b)].view(len(a), len(b)))
+
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(threads) as pool:
+        for future in [pool.submit(work) for _ in range(threads)]:
+            future.result()
+    torch.set_num_threads(threads)
+
+
+def full_product(x: Tensor, labels: Tensor) -> None:
+    """All pairs, in strips."""
+    for rows in x.split(2048):
+        rows @ x.T
+
+
+def faiss_top_2(x: Tensor, labels: Tensor) -> None:
+    """The exact search behind R@1."""
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    index = faiss.IndexFlatIP(x.shape[1])
+    index.add(x.cpu().numpy())
+    index.search(x.cpu().numpy(), 2)
+
+
+def accuracy_calculator(x: Tensor, labels: Tensor) -> None:
+    """pytorch-metric-learning's R@1."""
+    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+
+    AccuracyCalculator(include=("precision_at_1",), k=1).get_accuracy(x, labels)
+
+
+def straightforward_opis(x: Tensor, labels: Tensor, steps: int = 101) -> None:
+    """Utility of every class over a given range of distances by bucketizing whole strips."""
+    classes = int(labels.max()) + 1
+    edges = torch.linspace(1.0, 1.3, steps, device=x.device)
+    histogram = torch.zeros(2, classes * (steps + 1), dtype=torch.int64, device=x.device)
+    for rows, own in zip(x.split(512), labels.split(512), strict=True):
+        distance = (2 - 2 * rows @ x.T).clamp(min=0).sqrt()
+        cell = own[:, None] * (steps + 1) + torch.bucketize(distance, edges)
+        same = own[:, None] == labels
+        for side, chosen in enumerate((same, ~same)):
+            histogram[side] += cell[chosen].bincount(minlength=histogram.shape[1])
+    accepted = histogram.view(2, classes, steps + 1).cumsum(dim=2)
+    shares = accepted[..., :-1] / accepted[..., -1:]
+    utility = 2 * shares[0] * (1 - shares[1]) / (shares[0] + 1 - shares[1])
+    utility.var(dim=0, correction=0).mean()
+
+
+def ours(x: Tensor, labels: Tensor) -> None:
+    """Everything."""
+    from tcm_bench.functional.evaluation import evaluate
+
+    evaluate(x, labels, ks=KS)
+
+
+CASES: dict[str, Callable[[Tensor, Tensor], None]] = {
+    "(a) upper triangle, bare": upper_triangle,
+    "(b) full product, bare": full_product,
+    "(c) faiss IndexFlatIP top 2": faiss_top_2,
+    "(d) AccuracyCalculator R@1": accuracy_calculator,
+    "(e) straightforward OPIS": straightforward_opis,
+    "(f) evaluate, everything": ours,
+}
+
+
+def seconds(case: str, x: Tensor, labels: Tensor) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    CASES[case](x, labels)
+    if x.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def peak_gib(case: str, arguments: argparse.Namespace, result: multiprocessing.SimpleQueue) -> None:
+    """Memory that a case takes beside interpreter, libraries and embeddings, in a process of its own."""
+    torch.set_num_threads(arguments.threads)
+    small = clusters(500, 50, arguments.spectrum)
+    CASES[case](*small)  # imports and compiles
+    x, labels = clusters(*SIZES[arguments.size], arguments.spectrum)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    CASES[case](x, labels)
+    result.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+
+
+def main() -> None:
+    """Print one line a case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--spectrum", type=float, default=1.0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--cases", default="abcdef", help="letters of the cases to run")
+    parser.add_argument("--memory", action="store_true", help="also measure peak memory (CPU)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    chosen = [case for case in CASES if case[1] in arguments.cases]
+    x, labels = (part.to(arguments.device) for part in clusters(*SIZES[arguments.size], arguments.spectrum))
+    print(f"{len(x):,} x {x.shape[1]}, {int(labels.max()) + 1:,} classes, {arguments.threads} threads, {x.device}")
+    for case in chosen:
+        seconds(case, *(part.to(arguments.device) for part in clusters(2000, 400, arguments.spectrum)))
+    rounds = [{case: seconds(case, x, labels) for case in chosen} for _ in range(arguments.rounds)]
+    for case in chosen:
+        median = statistics.median(times[case] for times in rounds)
+        shares = [
+            f"{statistics.median(times[case] / times[other] for times in rounds):5.2f} x {other[:3]}"
+            for other in chosen
+            if other[1] in "abc"
+        ]
+        print(f"{case:30} {median:8.2f} s  {'  '.join(shares)}", flush=True)
+    if arguments.memory:
+        spawn = multiprocessing.get_context("spawn")
+        for case in chosen:
+            result = spawn.SimpleQueue()
+            process = spawn.Process(target=peak_gib, args=(case, arguments, result))
+            process.start()
+            process.join()
+            print(f"{case:30} {result.get():8.2f} GiB more at its peak" if process.exitcode == 0 else f"{case} failed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tcm_bench.data import embedding_file
+from tcm_bench.data.embedding_file import embedding_set
+
+ROWS = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+LABELS = np.array([40, 7, 7, 40, 7, 9])
+DENSE, CLASSES = [2, 0, 0, 2, 0, 1], [7, 9, 40]
+
+
+def check(found, classes=CLASSES, dtype=torch.float32):
+    assert found.embeddings.dtype == dtype
+    torch.testing.assert_close(found.embeddings, torch.from_numpy(ROWS).to(dtype), rtol=0, atol=0)
+    assert found.labels.tolist() == DENSE
+    assert found.labels.dtype == torch.int64
+    assert found.classes.tolist() == classes
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f4"])
+def test_every_floating_point_array_is_taken_as_it_is(tmp_path, dtype):
+    rows = ROWS.astype(np.float16).astype(dtype)
+    np.savez(tmp_path / "x.npz", embeddings=rows, labels=LABELS.astype(np.uint16))
+    np.save(tmp_path / "x.npy", np.asfortranarray(rows))
+    np.save(tmp_path / "y.npy", LABELS)
+    for found in (embedding_set(tmp_path / "x.npz"), embedding_set(tmp_path / "x.npy", tmp_path / "y.npy")):
+        assert found.embeddings.dtype == getattr(torch, f"float{8 * rows.dtype.itemsize}")
+        assert found.embeddings.tolist() == rows.tolist()
+        assert found.labels.tolist() == DENSE
+        assert found.classes.tolist() == CLASSES
+
+
+def test_safetensors_may_hold_bfloat16_and_roles(tmp_path):
+    query = torch.tensor([True, False, True, True, True, True])
+    tensors = {"embeddings": torch.from_numpy(ROWS).bfloat16(), "labels": torch.from_numpy(LABELS)}
+    save_file({**tensors, "query": query, "indices": torch.arange(6)}, tmp_path / "x.safetensors")
+    found = embedding_set(tmp_path / "x.safetensors")
+    check(found, dtype=torch.bfloat16)
+    assert found.query.tolist() == query.tolist()
+    assert found.gallery is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "classes"),
+    [
+        ("y.txt", "40\n7\n7\n40\n7\n9\n", [7, 9, 40]),
+        ("y.txt", "c\na\na\nc\na\nb", ["a", "b", "c"]),
+        ("y.txt", "9\n007\n007\n9\n007\n7", ["007", "7", "9"]),
+        ("y.csv", "path,label\na,40\nb,7\nc,7\nd,40\ne,7\nf,9\n", [7, 9, 40]),
+        ("y.csv", "label\nred fox\nNA\nNA\nred fox\nNA\nnull\n", ["NA", "null", "red fox"]),
+    ],
+)
+def test_labels_of_a_file_of_their_own(tmp_path, name, text, classes):
+    np.save(tmp_path / "x.npy", ROWS)
+    (tmp_path / name).write_text(text)
+    check(embedding_set(tmp_path / "x.npy", tmp_path / name), classes)
+
+
+def test_strings_are_classes_too_and_given_labels_come_first(tmp_path):
+    np.savez(tmp_path / "x.npz", embeddings=ROWS, labels=np.array(list("caacab")))
+    check(embedding_set(tmp_path / "x.npz"), ["a", "b", "c"])
+    (tmp_path / "y.txt").write_text("40\n7\n7\n40\n7\n9\n")
+    check(embedding_set(tmp_path / "x.npz", tmp_path / "y.txt"))
+
+
+def test_an_npy_file_is_mapped_and_never_written_to(tmp_path):
+    np.save(tmp_path / "x.npy", ROWS)
+    np.save(tmp_path / "y.npy", LABELS)
+    found = embedding_set(tmp_path / "x.npy", tmp_path / "y.npy")
+    found.embeddings[0] = 0
+    assert np.load(tmp_path / "x.npy").tolist() == ROWS.tolist()
+    assert isinstance(embedding_file._array(tmp_path / "x.npy"), np.memmap)
+
+
+class Malicious:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was run",))
+
+
+def write(folder, **arrays):
+    np.savez(folder / "x.npz", **arrays)
+    return folder / "x.npz"
+
+
+def torch_saved(folder, name):
+    torch.save({"embeddings": Malicious(), "labels": Malicious()}, folder / name)
+    return folder / name
+
+
+def pickled(folder, name):
+    (folder / name).write_bytes(pickle.dumps(Malicious()))
+    return folder / name
+
+
+def text(folder, name):
+    (folder / name).write_text("no array")
+    return folder / name
+
+
+OBJECTS = np.array([Malicious()] * 6, dtype=object)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda d: d / "none.npz", "there is no file"),
+        (lambda d: d / "none.npy", "there is no file"),
+        (lambda d: text(d, "x.h5"), "must end in .safetensors, .npz or .npy"),
+        (lambda d: torch_saved(d, "x.pt"), "is a pickle, which may run any code"),
+        (lambda d: torch_saved(d, "last.ckpt"), "in place of its checkpoint"),
+        (lambda d: torch_saved(d, "x.npz"), "holds no array 'embeddings'"),
+        (lambda d: torch_saved(d, "x.npy"), "is not an .npy file of one plain array"),
+        (lambda d: torch_saved(d, "x.safetensors"), "is not a .safetensors file of plain arrays"),
+        (lambda d: pickled(d, "x.npz"), "is not a .npz file of plain arrays"),
+        (lambda d: pickled(d, "x.npy"), "is not an .npy file of one plain array"),
+        (lambda d: text(d, "x.npz"), "is not a .npz file of plain arrays"),
+        (lambda d: text(d, "x.safetensors"), "is not a .safetensors file of plain arrays"),
+        (lambda d: write(d, embeddings=OBJECTS, labels=LABELS), "Object arrays cannot be loaded"),
+        (lambda d: write(d, embeddings=ROWS, labels=OBJECTS), "Object arrays cannot be loaded"),
+        (lambda d: write(d, labels=LABELS), "holds no array 'embeddings'"),
+        (lambda d: write(d, embeddings=ROWS), "holds no array 'labels'; put it there"),
+        (lambda d: write(d, embeddings=ROWS, labels=LABELS[:5]), "labels must be 6 whole numbers or strings"),
+        (lambda d: write(d, embeddings=ROWS, labels=LABELS / 1), "got float64 (6,)"),
+        (lambda d: write(d, embeddings=ROWS[0], labels=LABELS), "of shape (items, dimensions), got float32 (3,)"),
+        (lambda d: write(d, embeddings=ROWS.astype(int), labels=LABELS), "got int64 (6, 3)"),
+        (lambda d: write(d, embeddings=ROWS, labels=LABELS, query=LABELS), "query must be 6 booleans, got int64 (6,)"),
+        (lambda d: write(d, embeddings=ROWS, labels=LABELS, gallery=LABELS[:2] > 0), "gallery must be 6 booleans"),
+    ],
+)
+def test_what_cannot_be_read_is_a_sentence(tmp_path, make, expected):
+    with pytest.raises(ValueError, match=re.escape(expected)) as refused:
+        embedding_set(make(tmp_path))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("y.txt", "1\n2\n", "y.txt: labels must be 6"),
+        ("y.txt", "1\n\n1\n1\n1\n1\n", "label 1 (counted from 0) is empty"),
+        ("y.csv", "name\n1\n", "is not a CSV file with a column 'label'"),
+        ("y.csv", "", "is not a CSV file with a column 'label'"),
+        ("y.json", "[]", "must end in .npy, .txt or .csv"),
+        ("y.npy", "x", "is not an .npy file"),
+    ],
+)
+def test_labels_that_cannot_be_read_are_a_sentence(tmp_path, name, content, expected):
+    np.save(tmp_path / "x.npy", ROWS)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(expected)) as refused:
+        embedding_set(tmp_path / "x.npy", tmp_path / name)
+    assert "\n" not in str(refused.value)
