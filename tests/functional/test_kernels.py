@@ -85,7 +85,7 @@ def test_the_very_edge_belongs_to_what_lies_above_it(kernel):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_no_query_is_followed_beyond_enough(kernel):
-    rows = scan_of(300).rows
+    rows = scan_of(100).rows
     _, ahead, _, doubtful = read(kernel, rows, asked(rows, near=-2.0, nearer=-1.5, enough=3), (4, 4))
     assert ((ahead >= 3) & (ahead < 3 + 8)).all()  # it ends within the tile
     assert not doubtful
