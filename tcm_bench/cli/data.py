@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
@@ -202,12 +203,19 @@ def _source(name: str, root: Path | None) -> Source:
     """
     from tcm_bench.config import PROJECT_ROOT
     from tcm_bench.prepare.catalog import DATASETS
+    from tcm_bench.prepare.prepare import PREPARED
 
+    name = name.lower() if name.lower() in DATASETS else name
     if (hyphened := name.replace("_", "-")) in DATASETS:  # in conf/ the names are identifiers
         name = hyphened
         place = (root or PROJECT_ROOT / "data" / name).absolute()
-        delete = f"delete {place} and " if place.exists() else ""  # `prepare` leaves alone what it finds
-        remedy = f"{delete}run `tcm-bench data prepare {name}{f' --root {root}' if root else ''}`"
+        given = f" --root {shlex.quote(str(root))}" if root else ""
+        # A prepared copy is left alone; another folder may hold anything, the archives too.
+        moved = "move it elsewhere and " if (place / PREPARED).exists() else ""
+        remedy = (
+            f"if this is a copy of {name}, {moved}run `tcm-bench data prepare {name}{given}` (with --from ARCHIVES if "
+            "you have them); give another folder with --root, accept a part with --subset"
+        )
         return Source(name, place, DATASETS[name].splits, remedy)
     described = {path.stem for path in (PROJECT_ROOT / "conf" / "data").glob("[!_]*.yaml")}
     if name in described:

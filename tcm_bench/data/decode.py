@@ -124,12 +124,12 @@ def _by_pillow(data: bytes, name: str, factor: int = 1) -> RGB:
         with Image.open(io.BytesIO(data)) as image:
             if factor > 1:
                 image.draft(None, (image.width // factor, image.height // factor))
-            return _rgb(image)
+            return rgb(image)
     except DAMAGED as error:
         raise _damaged(name, error) from error
 
 
-def _rgb(image: Image.Image) -> RGB:
+def rgb(image: Image.Image) -> RGB:
     """8 bits a channel."""
     if image.mode.startswith("I"):  # 16 bits, at times held in 32: Pillow's conversion would make all of it white
         levels = np.asarray(image)

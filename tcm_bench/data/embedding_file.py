@@ -129,7 +129,7 @@ def _labels(file: Path) -> np.ndarray:
         return _array(file)
     _check_exists(file)
     if kind == ".txt":
-        words = file.read_text(encoding="utf-8").splitlines()
+        words = file.read_text(encoding="utf-8-sig").splitlines()
     elif kind == ".csv":
         as_text = csv.ConvertOptions(column_types={"label": pa.string()}, strings_can_be_null=False)
         try:

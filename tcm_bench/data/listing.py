@@ -56,19 +56,12 @@ def open_world(
         ValueError: If a split has another number of classes or images, a class number is out of range or has no
             name, a class or an image is in both, an image occurs twice, or a path leads out of ``root``.
     """
+    _check_counts(dataset, root, {"train": train, "test": test}, counts or {}, subset)
     tables, digest = {}, hashlib.sha256()
     for split, (paths, classes) in {"train": train, "test": test}.items():
         numbers, labels = np.unique(np.asarray(classes, dtype=np.int64), return_inverse=True)
         if not len(paths):
             raise ValueError(f"found no {split} image of {dataset} in {root}")
-        for kind, expected, found in zip(
-            ("classes", "images"), (counts or {}).get(split, ()), (len(numbers), len(paths)), strict=False
-        ):
-            if found > expected or (found < expected and not subset):
-                raise ValueError(
-                    f"found {found} {split} {kind} in {root} where {dataset} has {expected}: "
-                    "the copy is incomplete or is another dataset"
-                )
         allowed = {number for side, chosen in (ranges or {}).items() if subset or side == split for number in chosen}
         for number in numbers.tolist():
             if ranges and number not in allowed:
@@ -100,6 +93,19 @@ def halves(paths: Sequence[str], classes: Sequence[int], first_test_class: int) 
     sides = (np.flatnonzero(rows).tolist() for rows in (~in_test, in_test))
     train, test = (Listing([paths[row] for row in rows], [classes[row] for row in rows]) for rows in sides)
     return train, test
+
+
+def _check_counts(dataset: str, root: Path, listings: Mapping[str, Listing], counts: Counts, subset: bool) -> None:
+    """Refuse other numbers of classes and images than those the dataset is known by, all of them at once."""
+    wrong: list[str] = []
+    for split, (paths, classes) in listings.items():
+        found = {"classes": len(np.unique(np.asarray(classes, dtype=np.int64))), "images": len(paths)}
+        for (kind, number), expected in zip(found.items(), counts.get(split, ()), strict=False):
+            if number > expected or (number < expected and not subset):
+                place, owner = ("", "it") if wrong else (f" in {root}", dataset)
+                wrong.append(f"{number} {split} {kind}{place} where {owner} has {expected}")
+    if wrong:
+        raise ValueError(f"found {', '.join(wrong)}: the copy is incomplete or is another dataset")
 
 
 def find_root(dataset: str, root: str | Path, *markers: str) -> Path:

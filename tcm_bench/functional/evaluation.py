@@ -1,6 +1,6 @@
 """Everything a test set says about its embeddings, from one pass over all pairs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,10 +88,11 @@ def evaluate(
     """
     x, y = torch.as_tensor(embeddings), torch.as_tensor(labels)
     asked, searched = (None if role is None else torch.as_tensor(role, device=y.device) for role in (query, gallery))
-    _check(x, y, ks, far_levels)
+    _check(x, y, ks, far_levels, {"query": asked, "gallery": searched})
     threshold.check(far_bounds, axis=axis, steps=steps, c=c, eps=eps, ranking=ranking)
     scan = PairScan(x, y, axis=axis, query=asked, gallery=searched, group=group, tile=tile)
-    calibrated = threshold.calibration(scan, far_bounds, steps, far_levels=far_levels, enough=max(ks, default=0))
+    enough = min(max(ks, default=0), len(y))
+    calibrated = threshold.calibration(scan, far_bounds, steps, far_levels=far_levels, enough=enough)
     ahead, of = calibrated.ahead, torch.searchsorted(scan.classes, y.contiguous())
     if asked is not None:
         ahead, of = ahead[asked], of[asked]
@@ -122,7 +123,13 @@ def percent(share: float) -> str:
     return f"{100 * share:g}pct".replace(".", "_")
 
 
-def _check(embeddings: Tensor, labels: Tensor, ks: Sequence[int], far_levels: Sequence[float]) -> None:
+def _check(
+    embeddings: Tensor,
+    labels: Tensor,
+    ks: Sequence[int],
+    far_levels: Sequence[float],
+    roles: Mapping[str, Tensor | None],
+) -> None:
     """Refuse what cannot be evaluated."""
     if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
         raise ValueError(
@@ -131,6 +138,12 @@ def _check(embeddings: Tensor, labels: Tensor, ks: Sequence[int], far_levels: Se
         )
     if len(labels) < 2:
         raise ValueError(f"evaluation needs at least two items, got {len(labels)}")
+    for name, role in roles.items():
+        if role is not None and (role.dtype != torch.bool or role.shape != labels.shape):
+            raise ValueError(
+                f"{name} must say true or false of each of the {len(labels)} items, "
+                f"got {role.dtype} {tuple(role.shape)}"
+            )
     if any(k < 1 for k in ks):
         raise ValueError(f"k must be at least 1, got {list(ks)}")
     if any(not 0 < far <= 1 for far in far_levels):

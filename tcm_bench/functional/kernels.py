@@ -114,7 +114,7 @@ class CompiledKernel:
         self._labels = rows.later.numpy(), rows.classes.numpy(), rows.roles.numpy()
         self.histogram = torch.zeros(int(rows.classes[-1]) + 1, len(self._edges) // 2 + 1, dtype=torch.int64)
         self.ahead = torch.zeros(len(rows.classes), dtype=torch.int64)
-        self._out = torch.empty(self._area)
+        self._out = torch.empty(self._area, dtype=torch.float32)
         self._scratch = np.empty(tile[1], dtype=np.int32), np.empty(tile[1], dtype=np.float32)
         capacity = 4 * self._area
         self._stored = np.empty((capacity, 2), dtype=np.int32)

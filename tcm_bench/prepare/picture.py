@@ -21,6 +21,7 @@ from typing import NamedTuple, TypeVar
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from tcm_bench.data.decode import rgb
 from tcm_bench.provenance import cores
 
 DIGEST_BYTES = 16  # a chance of 1e-27 that two of half a million images share one
@@ -91,7 +92,7 @@ def _decoded(path: str, *, whole: bool) -> tuple[int, Image.Image]:
             image: Image.Image = Image.open(file)
             if whole:
                 ImageFile.LOAD_TRUNCATED_IMAGES = False
-                image = image.convert("RGB")
+                image = Image.fromarray(rgb(image))
             return status.st_size, image
     except Unreadable:
         raise

@@ -141,3 +141,32 @@ def test_a_row_that_cannot_be_normalized_is_named():
     x[2] = torch.inf
     with pytest.raises(ValueError, match="row 2 has norm inf"):
         evaluate(x, torch.tensor([5, 4, 3, 2]))
+
+
+@pytest.mark.parametrize("axis", ["distance", "similarity"])
+@pytest.mark.parametrize("vectors", [(5, 512), (8, 128), (5, 32)])
+def test_copies_of_a_few_vectors_are_at_distance_0(vectors, axis):
+    """Rounding of a row's norm must not tell its copies apart: the range would be one of noise."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(*vectors, generator=generator)[torch.randint(vectors[0], (300,), generator=generator)]
+    found = evaluate(x, torch.randint(20, (300,), generator=generator), axis=axis).consistency
+    assert (found.d_min, found.d_max) == ((0.0, 0.0) if axis == "distance" else (1.0, 1.0))
+    assert math.isnan(found.opis)
+    assert "degenerate" in found.reason
+
+
+@pytest.mark.parametrize("role", ["query", "gallery"])
+def test_a_mask_of_another_length_is_refused(role):
+    x, y = torch.randn(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
+    with pytest.raises(ValueError, match=f"{role} must say true or false of each of the 6 items"):
+        evaluate.__wrapped__(x, y, **{role: torch.ones(6, dtype=torch.int64)})
+
+
+def test_a_callers_default_dtype_changes_nothing():
+    x, y = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 9
+    before = evaluate(x, y).consistency.opis
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert evaluate(x, y).consistency.opis == before
+    finally:
+        torch.set_default_dtype(torch.float32)
