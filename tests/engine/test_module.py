@@ -6,7 +6,6 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from tcm_bench.metrics.recall import Recall
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
@@ -18,6 +17,7 @@ from tcm_bench.losses.external import External
 from tcm_bench.losses.objective import Objective
 from tcm_bench.losses.smooth_ap import SmoothAP
 from tcm_bench.losses.tcm import TCM
+from tcm_bench.metrics.evaluation import Evaluation
 from tcm_bench.models.embedder import Embedder
 from tcm_bench.models.head import Head
 
@@ -56,7 +56,7 @@ def module(base=None, *, freeze="batch_norm", **options) -> RetrievalModule:
     return RetrievalModule(
         Embedder(SmallBackbone(), partial(Head, embedding_dim=4), freeze=freeze),
         Objective(base or SmoothAP(), TCM()),
-        MetricCollection({"recall": Recall(ks=[1])}),
+        MetricCollection({"recall": Evaluation(ks=[1])}),
         **options,
     )
 
