@@ -31,7 +31,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from tcm_bench.ledger import science_hash
-from tcm_bench.provenance import cores
+from tcm_bench.provenance import cores, file_sha256
 
 CONFIG_NAME = "config"
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -105,8 +105,7 @@ def _bytes_sha256(file: Path) -> str:
 
 @cache  # a configuration is resolved several times; an unchanged file is read once
 def _read_sha256(file: Path, size: int, modified: int) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return file_sha256(file)
 
 
 def content_sha256(path: str) -> str:

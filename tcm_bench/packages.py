@@ -4,7 +4,6 @@ The clients know what this project should not: which mirror, proxy and credentia
 """
 
 import fcntl
-import hashlib
 import io
 import os
 import subprocess
@@ -18,6 +17,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Literal
+
+from tcm_bench.provenance import file_sha256
 
 TIMEOUT_S = 900.0
 SUFFIXES = {"npm": ".tgz", "pip": ".whl", "apt": ".deb"}
@@ -131,9 +132,7 @@ def _deliver(package: Package, workplace: Path, archive: Path, timeout_s: float)
 
 
 def _check(archive: Path, package: Package, remedy: str) -> None:
-    with archive.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if found != package.sha256:
+    if (found := file_sha256(archive)) != package.sha256:
         raise ValueError(
             f"{archive.name} has sha256 {found} where the {package} is pinned to {package.sha256}; {remedy}"
         )

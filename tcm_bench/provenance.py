@@ -1,5 +1,6 @@
 """Where a number comes from: code, libraries, machine."""
 
+import hashlib
 import os
 import platform
 import resource
@@ -60,6 +61,12 @@ def peak_mem_gib() -> float:
     """Largest resident memory of this process so far, GiB."""
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def file_sha256(file: Path) -> str:
+    """Hash of a file's bytes, in hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def cores() -> int:

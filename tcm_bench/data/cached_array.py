@@ -16,6 +16,8 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tcm_bench.provenance import file_sha256
+
 log = logging.getLogger(__name__)
 
 
@@ -103,7 +105,7 @@ def _is_whole(name: str, file: Path, shape: tuple[int, ...], dtype: str) -> bool
     if not sidecar.exists():
         return False  # never finished
     try:
-        if json.loads(sidecar.read_text())["sha256"] != _file_sha256(file):
+        if json.loads(sidecar.read_text())["sha256"] != file_sha256(file):
             raise ValueError("its hash differs from the sidecar's")
         found = np.load(file, mmap_mode="r", allow_pickle=False)
         if found.shape != shape or found.dtype != np.dtype(dtype):
@@ -172,8 +174,3 @@ def _locked(name: str, file: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _file_sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

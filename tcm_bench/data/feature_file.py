@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from tcm_bench.data.table import FeatureTable, Splits, Table
+from tcm_bench.provenance import file_sha256
 
 TRAIN, TEST = "train", "test"
 
@@ -36,7 +37,7 @@ def feature_splits(file: str | Path, *, sha256: str | None = None, test_share: f
     file = Path(file)
     if not file.is_file():
         raise ValueError(f"there is no file {file}: set data.file to an .npz or .safetensors file")
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    found = file_sha256(file)
     if sha256 is not None and found != sha256:
         raise ValueError(f"{file} has sha256 {found} where {sha256} is expected")
     arrays = _arrays(file)

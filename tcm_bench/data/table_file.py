@@ -1,6 +1,5 @@
 """Anyone's own images: a table that says where each lies, what it shows, and on which side of the split it is."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from tcm_bench.data.table import ImageFiles, Paths, Splits
+from tcm_bench.provenance import file_sha256
 
 TRAIN, TEST = "train", "test"
 NEEDED = ("path", "label", "split")
@@ -41,7 +41,7 @@ def table_splits(file: str | Path, root: str | Path | None = None, sha256: str |
     file = Path(file)
     if not file.is_file():
         raise ValueError(f"there is no file {file}: set data.file to a .csv or .parquet file")
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    found = file_sha256(file)
     if sha256 is not None and found != sha256:
         raise ValueError(f"{file} has sha256 {found} where {sha256} is expected")
     rows = _rows(file)

@@ -49,6 +49,12 @@ class Rows(NamedTuple):
         return torch.cat(found) if found else self.single.new_empty(0, dtype=torch.float64)
 
 
+def count(histogram: Int[Tensor, "classes places"], classes: Tensor, places: Tensor) -> None:
+    """Add one to the histogram at each class and place."""
+    cell = classes.long() * histogram.shape[1] + places
+    histogram += cell.bincount(minlength=histogram.numel()).view_as(histogram)
+
+
 class Questions(NamedTuple):
     """What a pass asks of every pair of two classes.
 
@@ -218,8 +224,7 @@ class TensorKernel:
         decided = torch.ones_like(bucket, dtype=torch.bool)
         decided[left_over] = False
         for end in aside.stored[decided].unbind(1):
-            cell = rows.classes[end.long()].long() * histogram.shape[1] + bucket[decided]
-            histogram += cell.bincount(minlength=histogram.numel()).view_as(histogram)
+            count(histogram, rows.classes[end.long()], bucket[decided])
         return aside.stored[left_over]
 
     @cached_property
@@ -256,8 +261,7 @@ class TensorKernel:
         first, second = ((place > 0) & ~inside).nonzero(as_tuple=True)
         zones = place[first, second].long() >> 1
         for ends, numbers in ((rows, first), (columns, second)):
-            cell = self._rows.classes[ends].long()[numbers] * self.histogram.shape[1] + zones
-            self.histogram += cell.bincount(minlength=self.histogram.numel()).view_as(self.histogram)
+            count(self.histogram, self._rows.classes[ends][numbers], zones)
         return self._pairs(inside, rows, columns), tile[inside]
 
     def _pairs(self, chosen: Tensor, rows: slice, columns: slice) -> Tensor:

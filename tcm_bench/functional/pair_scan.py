@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tcm_bench.functional.cosine import Cosines, exact_products, single_precision_error
-from tcm_bench.functional.kernels import Aside, CompiledKernel, Questions, Rows, Scale, TensorKernel
+from tcm_bench.functional.kernels import Aside, CompiledKernel, Questions, Rows, Scale, TensorKernel, count
 from tcm_bench.functional.pairs import row_norms
 
 Axis = Literal["distance", "similarity"]
@@ -96,6 +96,11 @@ def cosine_at(cost: Tensor, axis: Axis) -> Tensor:
     return cosine.clamp(-2, 2)
 
 
+def accepted(histogram: Int[Tensor, "classes places"]) -> Int[Tensor, "classes steps"]:
+    """Pairs within each of the increasing thresholds, from pairs by the number of thresholds that accept them."""
+    return histogram.flip(1).cumsum(1)[:, :-1]
+
+
 class Known:
     """Thresholds that are known, and how to find a pair's place among them.
 
@@ -117,8 +122,7 @@ class Known:
         left_over = scan.kernel.settle(scan.rows, aside, self.single, self.double, histogram).long()
         accepting = self.exactly(scan.cosines.pairs(*left_over.unbind(1)))
         for end in left_over.unbind(1):
-            cell = scan.rows.classes[end].long() * histogram.shape[1] + accepting
-            histogram += cell.bincount(minlength=histogram.numel()).view_as(histogram)
+            count(histogram, scan.rows.classes[end], accepting)
 
     def exactly(self, cosines: Tensor) -> Tensor:
         """Number of thresholds that accept pairs of these exact cosines."""
@@ -214,9 +218,9 @@ class PairScan:
     def accepted_positives(self, costs: Float[Tensor, " levels"]) -> Int[Tensor, " levels"]:
         """Positive pairs of all classes with ``cost <=`` each of ``costs``, in any order."""
         increasing, order = costs.sort()
-        accepted = torch.empty_like(order)
-        accepted[order] = self._accepted_positives(increasing).sum(dim=0)
-        return accepted
+        found = torch.empty_like(order)
+        found[order] = self._accepted_positives(increasing).sum(dim=0)
+        return found
 
     def ahead(self, enough: int) -> Int[Tensor, " items"]:
         """For each of the caller's rows as a query: the items that come before its nearest positive.
@@ -426,8 +430,7 @@ class PairScan:
 
     def _counts(self, histogram: Tensor, thresholds: Tensor) -> Counts:
         """From a histogram of negatives by the number of thresholds that accept them."""
-        accepted = histogram.flip(1).cumsum(1)[:, :-1]
-        return Counts(self.positives, self.negatives, self._accepted_positives(thresholds), accepted)
+        return Counts(self.positives, self.negatives, self._accepted_positives(thresholds), accepted(histogram))
 
     def _accepted_positives(self, thresholds: Tensor) -> Int[Tensor, "classes steps"]:
         """Pairs inside each class with ``cost <= threshold``."""
@@ -437,16 +440,14 @@ class PairScan:
             once = (members[:, None] > queries[:, :, None]) & (
                 self._searched_by(queries, members) | self._searched_by(members, queries).mT
             )
-            classes = self.rows.classes[queries].long()[:, :, None].expand_as(once)[once]
-            cell = classes * histogram.shape[1] + known.exactly(cosines[once])
-            histogram += cell.bincount(minlength=histogram.numel()).view_as(histogram)
-        return histogram.flip(1).cumsum(1)[:, :-1]
+            classes = self.rows.classes[queries][:, :, None].expand_as(once)[once]
+            count(histogram, classes, known.exactly(cosines[once]))
+        return accepted(histogram)
 
     def _settled(self, asked: Zones, skipped: int, found: Findings, thresholds: Tensor) -> Tensor:
         """The histogram of a pass, by known thresholds in place of the zones they were predicted to lie in."""
         known = Known(self, thresholds)
-        of = asked.of[skipped:]  # zones of the grid; those of the ranks come first
-        passed = torch.cat([of.new_zeros(1), of.bincount(minlength=len(asked.edges) // 2).cumsum(0)])
+        passed = Zones(asked.edges, asked.of[skipped:]).passed()  # by the grid; the zones of the ranks come first
         histogram = found.histogram.new_zeros(len(self.sizes), len(thresholds) + 1)
         kept = iter(found.kept)
 
@@ -562,9 +563,9 @@ class PairScan:
                 }
             )
             thresholds = _from_ordered_bits(torch.tensor(points, device=self.order.device))
-            accepted = self._scan(Known(self, thresholds)).histogram.sum(0).flip(0).cumsum(0)[:-1] // 2
+            reached = accepted(self._scan(Known(self, thresholds)).histogram).sum(dim=0) // 2
             for rank in ranks:
-                place = int(torch.searchsorted(accepted, rank))
+                place = int(torch.searchsorted(reached, rank))
                 intervals[rank] = points[place - 1], points[place]
         return _from_ordered_bits(torch.tensor([intervals[rank][1] for rank in ranks], device=self.order.device))
 

@@ -22,6 +22,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from tcm_bench.packages import Package, fetch, files
+from tcm_bench.provenance import file_sha256
 
 HUB_TIMEOUT_S = 5.0
 HUB_FILE = "model.safetensors"
@@ -344,12 +345,6 @@ def hub_file(repository: str, placed: Path | None = None) -> Path:
             f"the weights {repository} are not on this machine and the hub gave none ({reason}): on a machine with "
             f"network run `hf download {repository} {HUB_FILE}`, and copy the file to {target}"
         ) from error
-
-
-def file_sha256(file: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def state_sha256(network: nn.Module) -> str:

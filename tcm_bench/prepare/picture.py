@@ -1,7 +1,7 @@
 """Image files as they lie on disk, read by many processes at once.
 
-The readers here are Pillow's own and as strict as they come, whatever training decodes with. Nothing but Pillow and the
-standard library is imported: every process starts with this module.
+The readers here are Pillow's own and as strict as they come, whatever training decodes with; what they read becomes RGB
+as in training. Imports are few and light: every process starts with this module.
 """
 
 import hashlib
@@ -12,7 +12,6 @@ import stat
 import struct
 import threading
 import warnings
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -21,18 +20,12 @@ from typing import NamedTuple, TypeVar
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from tcm_bench.data.decode import rgb
+from tcm_bench.data.decode import DAMAGED, rgb
 from tcm_bench.provenance import cores
 
 DIGEST_BYTES = 16  # a chance of 1e-27 that two of half a million images share one
 CHUNK = 64  # files handed to a process at a time
 FEW_CHUNKS = 8  # are read before other processes have started
-# What Pillow's readers raise on bytes that are not what their header promises.
-DAMAGED = (
-    OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, ArithmeticError, AttributeError,
-    NotImplementedError, struct.error, zlib.error,
-)  # fmt: skip
-
 T = TypeVar("T")
 
 

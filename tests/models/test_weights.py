@@ -29,8 +29,8 @@ from tcm_bench.models.weights import (
     KerasResNetWeights,
     RandomWeights,
     SameOrderWeights,
-    file_sha256,
 )
+from tcm_bench.provenance import file_sha256
 
 BACKBONES = Path(__file__).resolve().parents[2] / "conf" / "model" / "backbone"
 
