@@ -5,112 +5,177 @@ side by side, each with its own.
 """
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 CELLS = 4096
+
+BYTES_TO_BITS = np.uint64(0x0102040810204080)
 
 Array = np.ndarray
 
 
-def cell_table(edges: Array) -> tuple[np.float32, np.float32, Array]:
-    """Where the edges lie among even cells from the first to the last, to find a value's place without a search.
+@intrinsic
+def _trailing_zeros(_, bits):  # type: ignore[no-untyped-def]
+    """Of an integer other than 0."""
+
+    def generated(_, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), generated
+
+
+Edges = tuple[Array, np.float32, Array]
+
+
+def cells(edges: Array) -> Edges:
+    """A table to find a value's place among edges without a search.
 
     Args:
         edges: float32 ``(edges,)``, increasing.
 
     Returns:
-        ``floor``, cells per unit, and int32 ``(CELLS + 1,)``: the edges that lie in lower cells. All of these are at
-        or below any value of the cell, because a value's cell never falls as the value grows.
+        The edges and an infinite one, cells per unit, and int32 ``(CELLS + 1,)``: the edges that lie in lower cells of
+        the even ones from the first edge to the last. All of these are at or below any value of the cell, because a
+        value's cell never falls as the value grows.
     """
+    values = np.append(edges, np.float32(np.inf))
     if not len(edges):
-        return np.float32(np.inf), np.float32(0), np.zeros(CELLS + 1, dtype=np.int32)
-    floor = edges[0]
-    scale = np.float32(CELLS) / max(edges[-1] - floor, np.float32(1e-6))
-    cell = np.minimum(((edges - floor) * scale).astype(np.int64), CELLS)
-    return floor, scale, np.searchsorted(cell, np.arange(CELLS + 1)).astype(np.int32)
+        return values, np.float32(0), np.zeros(CELLS + 1, dtype=np.int32)
+    scale = np.float32(CELLS) / max(edges[-1] - edges[0], np.float32(1e-6))
+    cell = np.minimum(((edges - edges[0]) * scale).astype(np.int64), CELLS)
+    return values, scale, np.searchsorted(cell, np.arange(CELLS + 1)).astype(np.int32)
 
 
 @njit(nogil=True, cache=True)
-def _place(value, floor, scale, table, edges):  # type: ignore[no-untyped-def]
-    """Number of edges at or below ``value``, which is at least ``floor``."""
-    place = table[min(int((value - floor) * scale), CELLS)]
-    while place < len(edges) and value >= edges[place]:
-        place += 1
-    return place
+def place(value, edges):  # type: ignore[no-untyped-def]
+    """Number of edges at or below ``value``; edges as :func:`cells` returns them."""
+    values, scale, below = edges
+    found = below[np.uint64(max(0, min(int((value - values[0]) * scale), CELLS)))]
+    found += np.int32(value >= values[np.uint64(found)])  # as a rule the only one in the cell: no branch
+    while value >= values[np.uint64(found)]:
+        found += np.int32(1)
+    return found
 
 
 @njit(nogil=True, cache=True)
-def scan_tile(  # type: ignore[no-untyped-def]
-    tile,  # float32 (rows, columns): cosines of rows `top ...` with rows `left ...`
+def scan_strip(  # type: ignore[no-untyped-def]
+    rows,  # float32 (items, dim): unit rows, sorted by class
+    labels,  # later, classes, roles of `tcm_bench.functional.kernels.Rows`
     top,
     left,
-    later,  # int32 (items,): first row of a later class
-    class_of,  # int32 (items,)
-    roles,  # int8 (items,): 1 a query, 2 in the gallery, 3 both
-    edges,  # float32 (2 * zones,): each zone's two ends
-    floor,
-    scale,
-    table,
-    near,  # float32 (items,): above it a pair may lie before a query's nearest positive
+    tile,  # rows and columns of a tile
+    edges,  # of the zones, as `cells` returns them
+    near,  # float32 (items,): above it a pair may lie before a query's nearest positive; raised once enough do
     nearer,  # float32 (items,): above it, it certainly does
     enough,  # stop counting for a query at this many
     histogram,  # int64 (classes, zones + 1): counted in place
     ahead,  # int64 (items,): counted in place
-    stored,  # int32 (capacity, 2): pairs inside a zone
-    values,  # float32 (capacity,): their cosines
-    doubtful,  # int32 (capacity, 2): query and item, between near and nearer
-    filled,  # int64 (2,): entries of `stored` and of `doubtful` in use
-    picked,  # int32 (columns,): scratch
-    column_floor,  # float32 (columns,): scratch
+    buffers,  # the fields of `tcm_bench.functional.kernels.Buffers`
+):
+    """Count the pairs of two classes of which one is among the rows from ``top`` on and the other lies right of them.
+
+    Returns:
+        The column where buffers were too full to go on; the number of rows at the end.
+    """
+    all_product, stored, _, doubtful, filled, _, _, _, _ = buffers
+    bottom = min(top + tile[0], len(rows))
+    for item in range(len(rows)):
+        if ahead[item] >= enough:
+            near[item] = np.inf
+    while left < len(rows):
+        right = min(left + tile[1], len(rows))
+        area = (bottom - top) * (right - left)
+        # A tile puts each pair aside once and doubts it twice at most.
+        if len(stored) - filled[0] < area or len(doubtful) - filled[1] < 2 * area:
+            break
+        product = all_product[:area].reshape(bottom - top, right - left)
+        np.dot(rows[top:bottom], rows[left:right].T, product)
+        _scan_tile(product, labels, top, left, edges, near, nearer, enough, histogram, ahead, buffers)
+        left = right
+    return left
+
+
+@njit(nogil=True, cache=True)
+def _scan_tile(  # type: ignore[no-untyped-def]
+    tile, labels, top, left, edges, near, nearer, enough, histogram, ahead, buffers
 ):
     """Count every pair of two classes in a tile, each once: its column lies in a later class than its row."""
+    later, class_of, roles = labels
+    _, stored, values, doubtful, filled, asked, picked, all_floors, counts = buffers
     rows, columns = tile.shape
-    for column in range(columns):
-        column_floor[column] = min(floor, near[left + column]) if ahead[left + column] < enough else floor
+    for role in range(4):
+        for column in range(columns):
+            there = roles[left + column]
+            met = (role & there >> 1) | (there & role >> 1)
+            all_floors[role, column] = edges[0][0] if met & 1 else np.inf
+    near_here = near[left : left + columns]
+    first_class = class_of[left]
+    classes = class_of[left + columns - 1] - first_class + 1
+    counts[:classes] = 0
+    asked[:] = 0
     for row in range(rows):
-        item = top + row
-        begin = later[item] - left
-        if begin < 0:
-            begin = 0
-        searching = ahead[item] < enough
-        row_floor = min(floor, near[item]) if searching else floor
-        # Without a branch: most cosines are too small for anything, and which are not cannot be predicted.
-        count = 0
-        for column in range(begin, columns):
-            value = tile[row, column]
-            picked[count] = column
-            count += (value >= row_floor) | (value >= column_floor[column])
-        own = class_of[item]
-        for entry in range(count):
-            column = picked[entry]
-            value = tile[row, column]
-            other = left + column
-            forward = roles[item] & 1 and roles[other] & 2
-            backward = roles[other] & 1 and roles[item] & 2
-            if value >= floor and (forward or backward):
-                place = _place(value, floor, scale, table, edges)
-                if place & 1:
-                    stored[filled[0], 0] = item
-                    stored[filled[0], 1] = other
-                    values[filled[0]] = value
-                    filled[0] += 1
-                else:
-                    histogram[own, place >> 1] += 1
-                    histogram[class_of[other], place >> 1] += 1
-            if value >= near[item] and searching and forward:
-                if value > nearer[item]:
-                    ahead[item] += 1
-                else:
-                    doubtful[filled[1], 0] = item
-                    doubtful[filled[1], 1] = other
-                    filled[1] += 1
-            if value >= near[other] and ahead[other] < enough and backward:
-                if value > nearer[other]:
-                    ahead[other] += 1
-                else:
-                    doubtful[filled[1], 0] = other
-                    doubtful[filled[1], 1] = item
-                    filled[1] += 1
+        item, line = top + row, tile[row]
+        role, begin = roles[item], max(0, later[item] - left)
+        floors, near_item = all_floors[role], near[item]
+        for column in range(columns):
+            asked[column] = line[column] >= floors[column]
+        own, end = histogram[class_of[item]], filled[0]
+        for entry in range(_picked(asked, begin, picked)):
+            column = np.uint64(picked[entry])  # unsigned: numba need not look whether it counts from the end
+            other, value = np.uint64(left) + column, line[column]
+            found = place(value, edges)
+            zone, inside = np.uint64(found >> 1), found & 1
+            stored[np.uint64(end), 0] = item
+            stored[np.uint64(end), 1] = other
+            values[np.uint64(end)] = value
+            end += inside
+            own[zone] += 1 - inside
+            counts[np.uint64(class_of[other] - first_class), zone] += np.int32(1 - inside)
+        filled[0] = end
+        for column in range(columns):
+            asked[column] = line[column] >= min(near_item, near_here[column])
+        for entry in range(_picked(asked, begin, picked)):
+            other, value = left + picked[entry], line[picked[entry]]
+            if value >= near[item] and role & 1 and roles[other] & 2:
+                _note(value, item, other, near, nearer, enough, ahead, doubtful, filled)
+            if value >= near[other] and roles[other] & 1 and role & 2:
+                _note(value, other, item, near, nearer, enough, ahead, doubtful, filled)
+    histogram[first_class : first_class + classes] += counts[:classes]
+
+
+@njit(nogil=True, cache=True)
+def _picked(asked, begin, picked):  # type: ignore[no-untyped-def]
+    """Write down the columns from ``begin`` on of which something is asked; return their number.
+
+    It is asked of few, and which cannot be predicted: no branch depends on one of them.
+    """
+    asked[:begin] = 0
+    words = asked.view(np.uint64)
+    count = 0
+    for first in range(0, len(words), 8):
+        bits = np.uint64(0)
+        for number in range(8):  # the lowest bits of 8 bytes become one byte
+            bits |= (words[first + number] * BYTES_TO_BITS >> np.uint64(56)) << np.uint64(8 * number)
+        while bits:
+            picked[count] = 8 * first + _trailing_zeros(bits)
+            count += 1
+            bits &= bits - np.uint64(1)
+    return count
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _note(value, query, item, near, nearer, enough, ahead, doubtful, filled):  # type: ignore[no-untyped-def]
+    """An item that may come before a query's nearest positive."""
+    if value > nearer[query]:
+        ahead[query] += 1
+        if ahead[query] >= enough:
+            near[query] = np.inf
+    else:
+        doubtful[filled[1], 0] = query
+        doubtful[filled[1], 1] = item
+        filled[1] += 1
 
 
 @njit(nogil=True, cache=True)
@@ -164,29 +229,42 @@ def settle(  # type: ignore[no-untyped-def]
     class_of,
     stored,
     values,
-    edges,  # of the zones of single precision around the known thresholds
-    floor,
-    scale,
-    table,
+    edges,  # of the zones of single precision around the known thresholds, as `cells` returns them
     passed,  # thresholds below a cosine above so many of these zones
-    fine_edges,  # the same for a double-precision product of single-precision rows
+    fine_edges,  # float64: the same for a double-precision product of single-precision rows
     fine_passed,
     histogram,  # int64 (classes, thresholds + 1): counted in place
-    left_over,  # int32 (entries, 2): pairs that only the exact cosine can tell
+    left_over,  # int32 (entries + 1, 2): pairs that only the exact cosine can tell
 ):
     """Count stored pairs by the thresholds below their cosine; return the number that is left over."""
-    count = 0
+    doubtful = 0
     for entry in range(len(stored)):
-        first, second = stored[entry, 0], stored[entry, 1]
-        place = _place(values[entry], floor, scale, table, edges) if values[entry] >= floor else 0
-        bucket = passed[place >> 1]
-        if place & 1:
-            place = np.searchsorted(fine_edges, _product(rows, first, second), side="right")
-            if place & 1:
-                left_over[count, 0], left_over[count, 1] = first, second
-                count += 1
-                continue
-            bucket = fine_passed[place >> 1]
-        histogram[class_of[first], bucket] += 1
-        histogram[class_of[second], bucket] += 1
+        first, second = np.uint64(stored[entry, 0]), np.uint64(stored[entry, 1])
+        found = place(values[entry], edges)
+        bucket, inside = np.uint64(passed[np.uint64(found >> 1)]), found & 1
+        histogram[np.uint64(class_of[first]), bucket] += 1 - inside
+        histogram[np.uint64(class_of[second]), bucket] += 1 - inside
+        left_over[doubtful, 0], left_over[doubtful, 1] = first, second
+        doubtful += inside
+    count = 0
+    for entry in range(doubtful):
+        first, second = left_over[entry, 0], left_over[entry, 1]
+        found = np.searchsorted(fine_edges, _product(rows, first, second), side="right")
+        if found & 1:
+            left_over[count, 0], left_over[count, 1] = first, second
+            count += 1
+        else:
+            histogram[class_of[first], fine_passed[found >> 1]] += 1
+            histogram[class_of[second], fine_passed[found >> 1]] += 1
     return count
+
+
+@njit(nogil=True, cache=True)
+def between(values, low, high, entries):  # type: ignore[no-untyped-def]
+    """Write down which values lie from ``low`` to ``high``; return how many lie above it, and how many between."""
+    above, inside = 0, 0
+    for entry in range(len(values)):
+        entries[inside] = entry
+        inside += (values[entry] >= low) & (values[entry] <= high)
+        above += values[entry] > high
+    return above, inside

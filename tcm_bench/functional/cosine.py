@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tcm_bench.functional.pairs import unit_norm
+from tcm_bench.functional.pairs import row_norms
 
 COARSE, FINE = 2.0**26, 2.0**46
 # |coarse| rows have norm 2^26: the sum of |products| stays below 2^53 at any dimension. A fine row
@@ -47,7 +47,8 @@ class Cosines:
     def __init__(self, embeddings: Float[Tensor, "items dim"]) -> None:
         if embeddings.shape[1] > LARGEST_DIM:
             raise ValueError(f"embeddings have {embeddings.shape[1]} dimensions, at most {LARGEST_DIM} are taken")
-        self.rows = unit_norm(embeddings.detach().double())
+        self.rows = embeddings.detach().to(torch.float64, copy=True)
+        self.rows /= row_norms(self.rows)[:, None]
 
     def tile(self, rows: slice, columns: slice) -> Float[Tensor, "rows columns"]:
         """Cosines of ``rows`` with ``columns``."""

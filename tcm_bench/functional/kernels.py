@@ -3,6 +3,7 @@
 Both answer the same questions and both are exact about what they leave open, so their counts are equal.
 """
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 PAIRS_AT_ONCE = 2**16
+PAIRS_ASIDE = 2**20
 
 
 class Rows(NamedTuple):
@@ -99,6 +101,34 @@ class Scale(NamedTuple):
     passed: Int[Tensor, " places"]
 
 
+class Buffers(NamedTuple):
+    """What a thread writes to, beside its counts.
+
+    Compiled code takes it as a plain tuple: numba's cache would name this class, and fail where an old one does.
+
+    Attributes:
+        product: float32, room for one tile.
+        stored: int32 ``(capacity, 2)``: pairs inside a zone.
+        values: float32 ``(capacity,)``: their cosines.
+        doubtful: int32 ``(capacity, 2)``: query and item that a tile does not decide.
+        filled: int64 ``(2,)``: entries of ``stored`` and of ``doubtful`` in use.
+        asked: uint8, room for a row of a tile, 64 columns a step: whether anything is asked of a column.
+        picked: int32, the same room: the columns of which something is asked.
+        floors: float32 ``(4, width)``: by a row's role the cosine from which it is counted with a column.
+        counts: int32 ``(width, zones + 1)``: what a tile adds to the classes of its columns.
+    """
+
+    product: np.ndarray
+    stored: np.ndarray
+    values: np.ndarray
+    doubtful: np.ndarray
+    filled: np.ndarray
+    asked: np.ndarray
+    picked: np.ndarray
+    floors: np.ndarray
+    counts: np.ndarray
+
+
 class CompiledKernel:
     """Loops over a tile in cache; one object a thread.
 
@@ -111,22 +141,14 @@ class CompiledKernel:
     def __init__(self, rows: Rows, questions: Questions, tile: tuple[int, int]) -> None:
         from tcm_bench import compiled as loops  # compiled on first use
 
-        self._loops, self._rows, self._tile = loops, rows, tile
-        self._area = tile[0] * tile[1]
-        self._edges = questions.edges.numpy()
-        self._place = loops.cell_table(self._edges)
-        self._near, self._nearer = questions.near.numpy(), questions.nearer.numpy()
-        self._enough = questions.enough
-        self._labels = rows.later.numpy(), rows.classes.numpy(), rows.roles.numpy()
-        self.histogram = torch.zeros(int(rows.classes[-1]) + 1, len(self._edges) // 2 + 1, dtype=torch.int64)
+        self._loops, self._tile = loops, tile
+        self._rows, self._labels = rows.single.numpy(), (rows.later.numpy(), rows.classes.numpy(), rows.roles.numpy())
+        edges = loops.cells(questions.edges.numpy())
+        near, nearer = questions.near.clone().numpy(), questions.nearer.numpy()
+        self.histogram = torch.zeros(int(rows.classes[-1]) + 1, len(questions.edges) // 2 + 1, dtype=torch.int64)
         self.ahead = torch.zeros(len(rows.classes), dtype=torch.int64)
-        self._out = torch.empty(self._area, dtype=torch.float32)
-        self._scratch = np.empty(tile[1], dtype=np.int32), np.empty(tile[1], dtype=np.float32)
-        capacity = 4 * self._area
-        self._stored = np.empty((capacity, 2), dtype=np.int32)
-        self._values = np.empty(capacity, dtype=np.float32)
-        self._doubtful = np.empty((capacity, 2), dtype=np.int32)
-        self._filled = np.zeros(2, dtype=np.int64)
+        self._asked = edges, near, nearer, questions.enough, self.histogram.numpy(), self.ahead.numpy()
+        self._buffers = self._empty()
 
     @staticmethod
     def sample(rows: Rows, first: slice, second: slice, histogram: Tensor) -> None:
@@ -142,15 +164,13 @@ class CompiledKernel:
         """Add stored pairs to a histogram by the thresholds below them; return those that neither precision decides."""
         from tcm_bench import compiled as loops
 
-        left_over = np.empty((len(aside.stored), 2), dtype=np.int32)
-        edges = single.edges.numpy()
+        left_over = np.empty((len(aside.stored) + 1, 2), dtype=np.int32)
         left = loops.settle(
             rows.single.numpy(),
             rows.classes.numpy(),
             aside.stored.numpy(),
             aside.values.numpy(),
-            edges,
-            *loops.cell_table(edges),
+            loops.cells(single.edges.numpy()),
             single.passed.numpy(),
             double.edges.numpy(),
             double.passed.numpy(),
@@ -159,38 +179,47 @@ class CompiledKernel:
         )
         return torch.from_numpy(left_over[:left])
 
-    def scan(self, top: int, left: int) -> Aside | None:
-        """Count the pairs of one tile; what was put aside, whenever it fills the buffers."""
-        first, second = self._rows.single[top : top + self._tile[0]], self._rows.single[left : left + self._tile[1]]
-        tile = self._out[: len(first) * len(second)].view(len(first), len(second))
-        torch.mm(first, second.T, out=tile)
-        self._loops.scan_tile(
-            tile.numpy(),
-            top,
-            left,
-            *self._labels,
-            self._edges,
-            *self._place,
-            self._near,
-            self._nearer,
-            self._enough,
-            self.histogram.numpy(),
-            self.ahead.numpy(),
-            self._stored,
-            self._values,
-            self._doubtful,
-            self._filled,
-            *self._scratch,
-        )
-        # A tile puts each pair aside once and doubts it twice at most.
-        return self.aside() if self._filled.max() > len(self._values) - 2 * self._area else None
+    @staticmethod
+    def between(values: Tensor, low: Tensor, high: Tensor) -> tuple[int, Tensor]:
+        """How many values lie above ``high``, and which lie from ``low`` to it."""
+        from tcm_bench import compiled as loops
+
+        entries = np.empty(len(values) + 1, dtype=np.int64)
+        above, inside = loops.between(values.numpy(), np.float32(low), np.float32(high), entries)
+        return above, torch.from_numpy(entries[:inside])
+
+    def scan(self, top: int) -> Iterator[Aside]:
+        """Count the pairs of a strip of rows with those to the right; yields what is aside when buffers are full."""
+        left = int(self._labels[0][top])
+        while True:
+            strip = self._rows, self._labels, top, left, self._tile
+            left = self._loops.scan_strip(*strip, *self._asked, tuple(self._buffers))
+            if left >= len(self._rows):
+                return
+            yield self.aside()
 
     def aside(self) -> Aside:
         """What was put aside since the last time."""
-        stored, doubtful = self._filled.tolist()
-        self._filled[:] = 0
-        parts = self._stored[:stored], self._values[:stored], self._doubtful[:doubtful]
-        return Aside(*(torch.from_numpy(part.copy()) for part in parts))
+        stored, doubtful = self._buffers.filled.tolist()
+        found = self._buffers.stored[:stored], self._buffers.values[:stored], self._buffers.doubtful[:doubtful]
+        self._buffers = self._empty()
+        return Aside(*map(torch.from_numpy, found))
+
+    def _empty(self) -> Buffers:
+        height, width = self._tile
+        area, row = height * width, (width + 63) // 64 * 64
+        capacity = max(2 * area, PAIRS_ASIDE)
+        return Buffers(
+            product=np.empty(area, dtype=np.float32),
+            stored=np.empty((capacity, 2), dtype=np.int32),
+            values=np.empty(capacity, dtype=np.float32),
+            doubtful=np.empty((capacity, 2), dtype=np.int32),
+            filled=np.zeros(2, dtype=np.int64),
+            asked=np.zeros(row, dtype=np.uint8),
+            picked=np.empty(row, dtype=np.int32),
+            floors=np.empty((4, width), dtype=np.float32),
+            counts=np.empty((width, self.histogram.shape[1]), dtype=np.int32),
+        )
 
 
 class TensorKernel:
@@ -227,12 +256,21 @@ class TensorKernel:
             count(histogram, rows.classes[end.long()], bucket[decided])
         return aside.stored[left_over]
 
+    @staticmethod
+    def between(values: Tensor, low: Tensor, high: Tensor) -> tuple[int, Tensor]:
+        """How many values lie above ``high``, and which lie from ``low`` to it."""
+        return int((values > high).sum()), ((values >= low) & (values <= high)).nonzero()[:, 0]
+
     @cached_property
     def _numbers(self) -> Tensor:
         return torch.arange(len(self._rows.classes), dtype=torch.int32, device=self._rows.classes.device)
 
-    def scan(self, top: int, left: int) -> Aside | None:
-        """Count the pairs of one tile and return what is put aside."""
+    def scan(self, top: int) -> Iterator[Aside]:
+        """Count the pairs of a strip of rows with those to the right; yields what each tile puts aside."""
+        for left in range(int(self._rows.later[top]), len(self._rows.later), self._tile[1]):
+            yield self._scan_tile(top, left)
+
+    def _scan_tile(self, top: int, left: int) -> Aside:
         _, near, nearer, enough = self._questions
         rows, columns = slice(top, top + self._tile[0]), slice(left, left + self._tile[1])
         tile = self._rows.single[rows] @ self._rows.single[columns].T

@@ -20,6 +20,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.distributed as dist
 from jaxtyping import Bool, Float, Int
+from scipy.linalg import cython_blas  # noqa: F401  numba multiplies by it; loaded here, where its threads are limited
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from tcm_bench.functional.cosine import Cosines, exact_products, single_precision_error
@@ -36,7 +38,7 @@ LARGEST_KEPT = 2**25  # exact cosines inside classes that are kept from one use 
 SAMPLE_SHARE, SMALLEST_SAMPLE, SAMPLE_BINS = 0.03, 2**24, 2**18
 STEPS = 2**9
 LARGEST_INT64 = 2**63 - 1
-CERTAINTY = 5.0  # standard deviations of the sample's quantiles
+CERTAINTY = 4.0  # standard deviations of the sample's quantiles
 
 
 class Counts(NamedTuple):
@@ -178,16 +180,16 @@ class PairScan:
         group: dist.ProcessGroup | None = None,
         kernel: type[CompiledKernel] | type[TensorKernel] | None = None,
     ) -> None:
-        row_norms(embeddings if embeddings.dtype == torch.float64 else embeddings.float())  # names the caller's row
+        row_norms(embeddings, torch.float64)  # names the caller's row
         on_cpu = embeddings.device.type == "cpu"
         self.axis, self.group = axis, group
         self.kernel = kernel or (CompiledKernel if on_cpu else TensorKernel)
-        self.tile = tile or ((256, 512) if on_cpu else (8192, 8192))
+        self.tile = tile or ((512, 512) if on_cpu else (8192, 8192))
         self.classes, dense, self.sizes = labels.unique(return_inverse=True, return_counts=True)
         self.order = dense.argsort(stable=True)  # the caller's row of each row here
         self.cosines = Cosines(embeddings[self.order])
-        single = self.cosines.rows.float()
-        single[single.abs() < 1e-18] = 0  # their products would be denormal, and slow
+        # Products of tiny numbers would be denormal, and slow.
+        single = torch.nn.functional.hardshrink(self.cosines.rows.float(), 1e-18)
         ends = self.sizes.cumsum(0)
         dense = dense[self.order]
         everyone = torch.ones_like(dense, dtype=torch.bool)
@@ -294,7 +296,6 @@ class PairScan:
         questions = Questions(edges, near.nextafter(-infinity), nearer.nextafter(infinity), enough)
         places = len(known.thresholds) + 1 if known else len(edges) // 2 + 1
         tops = iter(range(self._rank * self.tile[0], self.num_items, self._world * self.tile[0]))  # shared by threads
-        later = self.rows.later.tolist()
         room, stop = [LARGEST_STORE], threading.Event()
 
         def work() -> Findings:
@@ -318,8 +319,8 @@ class PairScan:
 
             try:
                 for top in tops:
-                    for left in range(later[top], self.num_items, self.tile[1]):
-                        settle(kernel.scan(top, left))
+                    for aside in kernel.scan(top):
+                        settle(aside)
                     if stop.is_set():
                         break
                 settle(kernel.aside())
@@ -350,7 +351,7 @@ class PairScan:
         torch.set_float32_matmul_precision("highest")  # the error bound knows neither TF32 nor bfloat16
         torch.set_num_threads(1)
         try:
-            with ThreadPoolExecutor(threads) as pool:
+            with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
                 futures = [pool.submit(work) for _ in range(threads)]
                 try:
                     return [future.result() for future in futures]
@@ -493,7 +494,7 @@ class PairScan:
         shuffled = Rows(*(column[order] for column in self.rows))
         starts = range(0, self.num_items, self.tile[0])
         share = max(SAMPLE_SHARE, SMALLEST_SAMPLE / (self.num_positive + self.num_negative))
-        offsets = range(min(len(starts) // 2, int(share * len(starts) / 2) + 1) + 1)
+        offsets = range(1, min(len(starts) // 2, int(share * len(starts) / 2) + 1) + 1) or (0,)
         pairs = [(a, (a + offset) % len(starts)) for offset in offsets for a in range(len(starts))]
         own = iter(pairs[self._rank :: self._world])
 
@@ -513,37 +514,43 @@ class PairScan:
         cosines = []
         for number, rank in enumerate(ranks):
             zone = int(asked.of[number])
-            low, high = asked.edges[2 * zone : 2 * zone + 2]
-            higher = torch.zeros((), dtype=torch.int64, device=high.device)
-            pairs, values = [self.rows.later.new_empty(0, 2)], [self.rows.single.new_empty(0)]
-            for aside in found.kept:
-                above = aside.values >= high
-                inside = (aside.values >= low) & ~above
-                higher += above.sum()
-                pairs.append(aside.stored[inside])
-                values.append(aside.values[inside])
-            self._share(higher)
-            before = int(higher) + int(found.histogram[:, zone + 1 :].sum()) // 2
-            here = self._gathered(torch.cat(pairs)), self._gathered(torch.cat(values))
-            if not 0 < rank - before <= len(here[0]):
+            ends = asked.edges[2 * zone : 2 * zone + 2]
+            above, values = self._between(found.kept, *ends)
+            rank -= above + int(found.histogram[:, zone + 1 :].sum()) // 2
+            if not 0 < rank <= len(values):
                 return None
-            cosines.append(self._ranked(*here, rank - before))
+            cosines.append(self._ranked(found.kept, ends, values, rank))
         return cost_of(torch.stack(cosines), self.axis)
 
-    def _ranked(self, pairs: Tensor, values: Tensor, rank: int) -> Tensor:
-        """The exact cosine of the pair of this rank, 1 for the highest, of which single-precision ones are given."""
-        better = ((self.margin, self.rows.products), (DOUBLE_PRECISION_ERROR, self._exact))
-        for margin, refined in better:
-            # No cosine moves by more than the margin, hence no order statistic does.
-            values = values.double()
-            middle = values.sort(descending=True).values[rank - 1]
-            rank -= int((values > middle + 2 * margin).sum())
-            pairs = pairs[(values - middle).abs() <= 2 * margin]
-            values = refined(pairs)
-        return values.sort(descending=True).values[rank - 1]
+    def _ranked(self, kept: Sequence[Aside], zone: Tensor, values: Tensor, rank: int) -> Tensor:
+        """The exact cosine of the pair of this rank, 1 for the highest, in the zone that has these float32 ones."""
+        # No cosine moves by more than the margin, hence no order statistic does; those beyond the zone do not count.
+        low, high = _around(_highest(values, rank), self.margin)
+        low, high = low.maximum(zone[0]), high.minimum(zone[1])
+        rank -= int((values > high).sum())
+        pairs = self._between(kept, low, high, pairs=True)[1]
+        values = self.rows.products(pairs)
+        low, high = _around(_highest(values, rank), DOUBLE_PRECISION_ERROR)
+        rank -= int((values > high).sum())
+        left = pairs[(values >= low) & (values <= high)].long()
+        return _highest(self.cosines.pairs(*left.unbind(1)), rank)
 
-    def _exact(self, pairs: Tensor) -> Tensor:
-        return self.cosines.pairs(*pairs.long().unbind(1))
+    def _between(self, kept: Sequence[Aside], low: Tensor, high: Tensor, pairs: bool = False) -> tuple[int, Tensor]:
+        """How many stored cosines of all processes lie above ``high``; those from ``low`` to it, or their pairs."""
+        parts = iter(kept)
+
+        def work() -> list[tuple[int, Tensor]]:
+            found = []
+            for aside in parts:
+                above, entries = self.kernel.between(aside.values, low, high)
+                found.append((above, (aside.stored if pairs else aside.values)[entries]))
+            return found
+
+        found = [part for thread in self._in_threads(work, threading.Event()) for part in thread]
+        above = self.order.new_tensor([sum(part[0] for part in found)])
+        self._share(above)
+        empty = self.rows.later.new_empty(0, 2) if pairs else self.rows.single.new_empty(0)
+        return int(above), self._gathered(torch.cat([empty, *(part[1] for part in found)]))
 
     def _by_counting(self, ranks: Sequence[int]) -> Tensor:
         """Order statistics where too many pairs lie too close: by counting at ever closer thresholds.
@@ -602,6 +609,18 @@ class PairScan:
         result = torch.empty_like(values)
         result[self.order] = values
         return result
+
+
+def _highest(values: Tensor, rank: int) -> Tensor:
+    """The value of this rank, 1 for the highest."""
+    return values.kthvalue(len(values) - rank + 1).values
+
+
+def _around(value: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """Ends, rounded outwards, of what may change places with a value when none moves by more than ``margin``."""
+    infinity = torch.full_like(value, torch.inf)
+    low, high = ((value.double() + shift).to(value.dtype) for shift in (-2 * margin, 2 * margin))
+    return low.nextafter(-infinity), high.nextafter(infinity)
 
 
 def _ordered_bits(values: Tensor) -> Tensor:

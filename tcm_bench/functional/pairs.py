@@ -24,13 +24,13 @@ def unit_norm(x: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
     return x / norm
 
 
-def row_norms(x: Float[Tensor, "rows dim"]) -> Float[Tensor, " rows"]:
-    """L2 norm of each row.
+def row_norms(x: Float[Tensor, "rows dim"], dtype: torch.dtype | None = None) -> Float[Tensor, " rows"]:
+    """L2 norm of each row, in the type of the rows or in ``dtype``.
 
     Raises:
         ValueError: If a row is zero or not finite; the first such row is named.
     """
-    norm = torch.linalg.vector_norm(x, dim=1)
+    norm = torch.linalg.vector_norm(x, dim=1, dtype=dtype)
     usable = norm.isfinite() & (norm > 0)
     if not usable.all():
         row = int((~usable).nonzero()[0, 0])

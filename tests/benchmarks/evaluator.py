@@ -21,7 +21,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 SIZES = {"small": (20_000, 4_000), "sop": (60_502, 11_316), "inat": (136_093, 2_452)}
@@ -37,33 +39,35 @@ def clusters(items: int, classes: int, spectrum: float, dim: int = 512) -> tuple
     return torch.nn.functional.normalize((centers[labels] + 0.7 * noise) * scale), labels
 
 
-def upper_triangle(x: Tensor, labels: Tensor, tile: tuple[int, int] = (256, 512)) -> None:
-    """Tiles of the evaluator's shape, by the threads that torch would use, one product at a time each."""
-    if x.device.type != "cpu":
-        for top in range(0, len(x), 8192):
-            for left in range(top, len(x), 8192):
-                x[top : top + 8192] @ x[left : left + 8192].T
-        return
-    tops, threads = iter(range(0, len(x), tile[0])), torch.get_num_threads()
-
-    def work() -> None:
-        out = torch.empty(tile[0] * tile[1])
-        for top in tops:
-            for left in range(top, len(x), tile[1]):
-                a, b = x[top : top + tile[0]], x[left : left + tile[1]]
-                torch.mm(a, b.T, out=out[: len(a) * len(b)].view(len(a), len(b)))
-
-    torch.set_num_threads(1)
-    with ThreadPoolExecutor(threads) as pool:
-        for future in [pool.submit(work) for _ in range(threads)]:
-            future.result()
-    torch.set_num_threads(threads)
+def upper_triangle(x: Tensor, labels: Tensor) -> None:
+    """Every pair multiplied once, by the library and in tiles of the shape that the evaluator multiplies with."""
+    _tiles(x, lambda top: top)
 
 
 def full_product(x: Tensor, labels: Tensor) -> None:
-    """All pairs, in strips."""
-    for rows in x.split(2048):
-        rows @ x.T
+    """Every pair multiplied twice, in the same way."""
+    _tiles(x, lambda top: 0)
+
+
+def _tiles(x: Tensor, start: Callable[[int], int]) -> None:
+    if x.device.type != "cpu":
+        for top in range(0, len(x), 8192):
+            for left in range(start(top), len(x), 8192):
+                x[top : top + 8192] @ x[left : left + 8192].T
+        return
+    rows, tops = x.numpy(), iter(range(0, len(x), 512))
+
+    def work() -> None:
+        out = np.empty(512 * 512, dtype=np.float32)
+        for top in tops:
+            for left in range(start(top), len(x), 512):
+                a, b = rows[top : top + 512], rows[left : left + 512]
+                np.dot(a, b.T, out=out[: len(a) * len(b)].reshape(len(a), len(b)))
+
+    threads = torch.get_num_threads()
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:  # one product a thread at a time
+        for future in [pool.submit(work) for _ in range(threads)]:
+            future.result()
 
 
 def faiss_top_2(x: Tensor, labels: Tensor) -> None:

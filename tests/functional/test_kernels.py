@@ -2,6 +2,7 @@ import pytest
 import torch
 from brute_force import drawn
 
+from tcm_bench.functional import kernels
 from tcm_bench.functional.kernels import CompiledKernel, Questions, TensorKernel
 from tcm_bench.functional.pair_scan import PairScan
 
@@ -22,7 +23,7 @@ def read(kernel, rows, questions, tile):
     """Everything a kernel says about all tiles: histogram, ahead, stored pairs with values, doubtful pairs."""
     reader, asides = kernel(rows, questions, tile), []
     for top in range(0, len(rows.classes), tile[0]):
-        asides += [reader.scan(top, left) for left in range(0, len(rows.classes), tile[1])]
+        asides += reader.scan(top)
     asides = [aside for aside in [*asides, reader.aside()] if aside is not None]
     stored = {
         (*pair, round(value, 5))
@@ -94,16 +95,14 @@ def test_no_query_is_followed_beyond_enough(kernel):
 def test_full_buffers_are_emptied_in_between(monkeypatch):
     rows = scan_of(100).rows
     questions = asked(rows, (-2.0, 2.0), near=-2.0, nearer=2.0)
+    monkeypatch.setattr(kernels, "PAIRS_ASIDE", 1)
     reader, emptied = CompiledKernel(rows, questions, (3, 4)), 0
     pairs, doubts = [], []
     for top in range(0, 100, 3):
-        for left in range(0, 100, 4):
-            aside = reader.scan(top, left)
-            assert (reader._filled <= len(reader._values) - 2 * 12).all()  # room for the next tile
-            if aside is not None:
-                emptied += 1
-                pairs += aside.stored.tolist()
-                doubts += aside.doubtful.tolist()
+        for aside in reader.scan(top):
+            emptied += 1
+            pairs += aside.stored.tolist()
+            doubts += aside.doubtful.tolist()
     last = reader.aside()
     pairs, doubts = pairs + last.stored.tolist(), doubts + last.doubtful.tolist()
     different = (rows.classes[:, None] != rows.classes).nonzero().tolist()
@@ -121,7 +120,7 @@ def test_counts_go_beyond_32_bits(kernel):
     reader.histogram += 2**31 - 1
     reader.ahead += 2**31 - 1
     for each in (reader, fresh):
-        each.scan(0, 0)
+        list(each.scan(0))
     assert (fresh.histogram[:, 1] > 0).all()
     assert (reader.histogram - fresh.histogram).eq(2**31 - 1).all()
     assert (reader.ahead - fresh.ahead).eq(2**31 - 1).all()

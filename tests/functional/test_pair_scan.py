@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tcm_bench.functional import pair_scan
 from tcm_bench.functional.cosine import Cosines
-from tcm_bench.functional.kernels import CompiledKernel, TensorKernel
+from tcm_bench.functional.kernels import Aside, CompiledKernel, TensorKernel
 from tcm_bench.functional.pair_scan import PairScan, TooMany, zones
 
 AXES = ["distance", "similarity"]
@@ -206,7 +206,7 @@ def test_a_prediction_that_is_wrong_costs_a_pass_and_no_digit(axis, kernel, monk
 
     monkeypatch.setattr(PairScan, "_predicted", wrong)
     assert same(answers(PairScan(x, y, axis=axis, kernel=kernel)), expected)
-    assert certainties == [5.0, 20.0]
+    assert certainties == [4.0, 16.0]
     assert [enough for _, enough in scans] == [5, 0]  # what is known is not searched again
 
 
@@ -229,13 +229,29 @@ def test_a_pair_of_a_rank_is_found_whatever_rounding_did_within_the_margin():
     x, y = drawn("collapsed", 30, 3, 4)
     scan = PairScan(x + 1e-3 * drawn("random", 30, 3, 4)[0], y)
     pairs = torch.triu_indices(30, 30, 1, dtype=torch.int32).T.contiguous()
-    exact = scan._exact(pairs)
+    exact = scan.cosines.pairs(*pairs.long().unbind(1))
     generator = torch.Generator().manual_seed(0)
     for _ in range(5):
         signs = torch.randint(0, 2, (len(pairs),), generator=generator) * 2 - 1
-        values = exact + 0.99 * scan.margin * signs  # float64, so that nothing else is rounded
+        values = (exact + 0.9 * scan.margin * signs).float()  # which moves them, too
+        kept = [Aside(pairs[part], values[part], pairs[:0]) for part in (slice(0, 100), slice(100, None))]
         for rank in (1, 2, 40, 41, 200, 400, len(pairs)):
-            assert scan._ranked(pairs, values, rank) == exact.sort(descending=True).values[rank - 1]
+            assert (
+                scan._ranked(kept, torch.tensor([-2.0, 2.0]), values, rank)
+                == exact.sort(descending=True).values[rank - 1]
+            )
+
+
+@pytest.mark.parametrize("rank", [1, 50, 100])
+def test_pairs_of_another_zone_take_no_rank(rank):
+    x, y = drawn("random", 30, 3, 4)
+    scan = PairScan(x, y)
+    scan.margin = 0.1  # reaches beyond the zone
+    pairs = torch.triu_indices(30, 30, 1, dtype=torch.int32).T.contiguous()
+    exact, order = scan.cosines.pairs(*pairs.long().unbind(1)).sort(descending=True)
+    kept = [Aside(pairs[order], exact.float(), pairs[:0])]
+    zone = exact[[249, 150]].float()
+    assert scan._ranked(kept, zone, exact[150:250].float(), rank) == exact[150 + rank - 1]
 
 
 @pytest.mark.parametrize("beside", [-1, 1])
@@ -341,9 +357,9 @@ def test_threads_share_the_work(monkeypatch):
     workers = set()
     scan = CompiledKernel.scan
 
-    def noted(self, top, left):
+    def noted(self, top):
         workers.add(threading.get_ident())
-        return scan(self, top, left)
+        return scan(self, top)
 
     monkeypatch.setattr(CompiledKernel, "scan", noted)
     x, y = drawn("duplicates", 400, 8, 12)
@@ -363,7 +379,7 @@ def test_threads_share_the_work(monkeypatch):
 def test_an_error_in_a_thread_comes_out_and_leaves_the_settings(error, monkeypatch):
     calls, numbers, started = [], itertools.count(), threading.Barrier(2)
 
-    def failing(self, top, left):
+    def failing(self, top):
         number = next(numbers)
         calls.append(number)
         assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (1, "highest")
@@ -372,6 +388,7 @@ def test_an_error_in_a_thread_comes_out_and_leaves_the_settings(error, monkeypat
         if number == 1:  # as a rule not the thread that is waited for first
             raise error("here")
         time.sleep(0.001)
+        return []
 
     monkeypatch.setattr(CompiledKernel, "scan", failing)
     x, y = drawn("random", 200, 4, 100)
