@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 from pyarrow import parquet
 
-from tcm_bench.functional.evaluation import Evaluation, percent
+from tcm_bench.functional.evaluation import Evaluation, score_name
 from tcm_bench.functional.statistics import (
     CONFIDENCE,
     RESAMPLES,
@@ -58,12 +58,7 @@ def summary(evaluation: Evaluation, settings: Mapping[str, Any]) -> dict[str, An
     no_query = None if int(evaluation.queries.sum()) else "recall: there is no query"
     return _plain(
         {
-            **{f"recall_at_{k}": float(value) for k, value in zip(evaluation.ks, evaluation.recall, strict=True)},
-            "opis": found.opis,
-            score_name("eps_opis", eps): found.eps_opis,
-            **{f"tpr_at_far_{percent(far)}": value for far, value in evaluation.tpr_at_far.items()},
-            "d_min": found.d_min,
-            "d_max": found.d_max,
+            **evaluation.scores(eps),
             "reason": "; ".join(filter(None, (found.reason, no_query))) or None,
             "counts": {
                 "images": int(evaluation.sizes.sum()),
@@ -84,16 +79,6 @@ def summary(evaluation: Evaluation, settings: Mapping[str, Any]) -> dict[str, An
             "settings": {**settings, "far_bounds": list(settings["far_bounds"])},
         }
     )
-
-
-def score_name(name: str, eps: float) -> str:
-    """What a score is called in rows and files: ``eps_opis`` by its share of the classes.
-
-    Example:
-        >>> score_name("opis", 0.1), score_name("eps_opis", 0.1)
-        ('opis', 'opis_10pct')
-    """
-    return f"opis_{percent(eps)}" if name == "eps_opis" else name
 
 
 def write_evaluation(

@@ -1,16 +1,16 @@
 """Everything a test set says about its embeddings, from one pass over all pairs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from tcm_bench.functional import threshold
-from tcm_bench.functional.pair_scan import Axis, PairScan
+from tcm_bench.functional.pair_scan import Axis, PairScan, check_set
 from tcm_bench.functional.retrieval import hit_rate
 from tcm_bench.functional.threshold import Ranking, ThresholdConsistency
 
@@ -40,10 +40,25 @@ class Evaluation:
     consistency: ThresholdConsistency
     tpr_at_far: dict[float, float]
 
+    def scores(self, eps: float) -> dict[str, float]:
+        """Its numbers by the names they have in rows, files and logs; ``eps`` is what it was evaluated with.
+
+        ``recall_at_<k>``, ``opis``, ``opis_<eps>pct``, ``tpr_at_far_<far>pct``, ``d_min`` and ``d_max``.
+        """
+        found = self.consistency
+        return {
+            **{f"recall_at_{k}": share for k, share in zip(self.ks, self.recall.tolist(), strict=True)},
+            "opis": found.opis,
+            score_name("eps_opis", eps): found.eps_opis,
+            **{f"tpr_at_far_{percent(far)}": share for far, share in self.tpr_at_far.items()},
+            "d_min": found.d_min,
+            "d_max": found.d_max,
+        }
+
 
 def evaluate(
     embeddings: Float[Tensor, "items dim"] | Float[np.ndarray, "items dim"],
-    labels: Int[Tensor, " items"] | Int[np.ndarray, " items"],
+    labels: Integer[Tensor, " items"] | Integer[np.ndarray, " items"],
     *,
     ks: Sequence[int] = (1,),
     axis: Axis = "distance",
@@ -86,9 +101,11 @@ def evaluate(
         >>> result.recall.tolist(), round(result.consistency.opis, 4)
         ([0.5, 1.0], 0.0413)
     """
-    x, y = torch.as_tensor(embeddings), torch.as_tensor(labels)
-    asked, searched = (None if role is None else torch.as_tensor(role, device=y.device) for role in (query, gallery))
-    _check(x, y, ks, far_levels, {"query": asked, "gallery": searched})
+    x, y = _tensor(embeddings), _tensor(labels)
+    asked, searched = (None if role is None else _tensor(role).to(y.device) for role in (query, gallery))
+    check_set(x, y, asked, searched)
+    _check(y, ks, far_levels)
+    y = y.long()
     threshold.check(far_bounds, axis=axis, steps=steps, c=c, eps=eps, ranking=ranking)
     scan = PairScan(x, y, axis=axis, query=asked, gallery=searched, group=group, tile=tile)
     enough = min(max(ks, default=0), len(y))
@@ -123,27 +140,25 @@ def percent(share: float) -> str:
     return f"{100 * share:g}pct".replace(".", "_")
 
 
-def _check(
-    embeddings: Tensor,
-    labels: Tensor,
-    ks: Sequence[int],
-    far_levels: Sequence[float],
-    roles: Mapping[str, Tensor | None],
-) -> None:
+def score_name(name: str, eps: float) -> str:
+    """What a score is called: ``eps_opis`` by its share of the classes, others as they are.
+
+    Example:
+        >>> score_name("opis", 0.1), score_name("eps_opis", 0.1)
+        ('opis', 'opis_10pct')
+    """
+    return f"opis_{percent(eps)}" if name == "eps_opis" else name
+
+
+def _tensor(values: Tensor | np.ndarray) -> Tensor:
+    """Any array as a tensor, without a copy if it can be one."""
+    return torch.from_numpy(np.ascontiguousarray(values)) if isinstance(values, np.ndarray) else values
+
+
+def _check(labels: Tensor, ks: Sequence[int], far_levels: Sequence[float]) -> None:
     """Refuse what cannot be evaluated."""
-    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
-        raise ValueError(
-            "embeddings must be (items, dim) and labels (items,), "
-            f"got {tuple(embeddings.shape)} and {tuple(labels.shape)}"
-        )
     if len(labels) < 2:
         raise ValueError(f"evaluation needs at least two items, got {len(labels)}")
-    for name, role in roles.items():
-        if role is not None and (role.dtype != torch.bool or role.shape != labels.shape):
-            raise ValueError(
-                f"{name} must say true or false of each of the {len(labels)} items, "
-                f"got {role.dtype} {tuple(role.shape)}"
-            )
     if any(k < 1 for k in ks):
         raise ValueError(f"k must be at least 1, got {list(ks)}")
     if any(not 0 < far <= 1 for far in far_levels):

@@ -164,8 +164,11 @@ class PairScan:
         kernel: What reads a tile; by default compiled loops on a CPU, tensor operations elsewhere.
 
     Attributes:
-        classes: The distinct labels in increasing order.
+        classes: The distinct labels in increasing order, int64.
         sizes: Items of each.
+
+    Raises:
+        ValueError: If a row is zero or not finite.
     """
 
     def __init__(
@@ -185,7 +188,7 @@ class PairScan:
         self.axis, self.group = axis, group
         self.kernel = kernel or (CompiledKernel if on_cpu else TensorKernel)
         self.tile = tile or ((512, 512) if on_cpu else (8192, 8192))
-        self.classes, dense, self.sizes = labels.unique(return_inverse=True, return_counts=True)
+        self.classes, dense, self.sizes = labels.long().unique(return_inverse=True, return_counts=True)
         self.order = dense.argsort(stable=True)  # the caller's row of each row here
         self.cosines = Cosines(embeddings[self.order])
         # Products of tiny numbers would be denormal, and slow.
@@ -609,6 +612,27 @@ class PairScan:
         result = torch.empty_like(values)
         result[self.order] = values
         return result
+
+
+def check_set(embeddings: Tensor, labels: Tensor, query: Tensor | None, gallery: Tensor | None) -> None:
+    """Refuse embeddings, labels and roles that do not go together.
+
+    Raises:
+        ValueError: See above.
+    """
+    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
+        raise ValueError(
+            "embeddings must be (items, dim) and labels (items,), "
+            f"got {tuple(embeddings.shape)} and {tuple(labels.shape)}"
+        )
+    if labels.is_floating_point() or labels.is_complex():
+        raise ValueError(f"labels must be integers, got {labels.dtype}")
+    for name, role in {"query": query, "gallery": gallery}.items():
+        if role is not None and (role.dtype != torch.bool or role.shape != labels.shape):
+            raise ValueError(
+                f"{name} must say true or false of each of the {len(labels)} items, "
+                f"got {role.dtype} {tuple(role.shape)}"
+            )
 
 
 def _highest(values: Tensor, rank: int) -> Tensor:

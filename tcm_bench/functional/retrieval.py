@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tcm_bench.functional.cosine import Cosines, exact_products
-from tcm_bench.functional.pair_scan import PairScan
+from tcm_bench.functional.pair_scan import PairScan, check_set
 
 BLOCK = 2**25  # cosines held at once
 COLUMNS = 2**12
@@ -45,7 +45,8 @@ def recall_at_k(
         float64 in [0, 1]: a scalar for an integer ``k``, else one value for each.
 
     Raises:
-        ValueError: If ``k`` is below 1, there are fewer than two items, or there is no query.
+        ValueError: If ``k`` is below 1, there are fewer than two items, there is no query, shapes or types do
+            not go together, or a row is zero or not finite.
 
     Example:
         >>> x = torch.eye(2)[[0, 0, 1]]
@@ -53,6 +54,7 @@ def recall_at_k(
         tensor([0.6667, 0.6667], dtype=torch.float64)
     """
     ks = torch.as_tensor(k if isinstance(k, int) else list(k), device=labels.device)
+    check_set(embeddings, labels, query, gallery)
     if len(labels) < 2:
         raise ValueError(f"recall needs at least two items, got {len(labels)}")
     if ks.numel() and int(ks.min()) < 1:
@@ -108,7 +110,7 @@ def precision_at_r(
         float64 scalars; NaN if no query has anything to find.
 
     Raises:
-        ValueError: If a row is zero or not finite.
+        ValueError: If shapes or types do not go together, or a row is zero or not finite.
 
     References:
         Musgrave et al., A Metric Learning Reality Check, ECCV 2020, arXiv:2003.08505.
@@ -118,6 +120,7 @@ def precision_at_r(
         >>> [round(float(value), 4) for value in precision_at_r(x, torch.tensor([0, 0, 1, 0]))]
         [0.3333, 0.5]
     """
+    check_set(embeddings, labels, query, gallery)
     rows = Cosines(embeddings).rows
     everyone = torch.ones_like(labels, dtype=torch.bool)
     asked, searched = (everyone if role is None else role for role in (query, gallery))

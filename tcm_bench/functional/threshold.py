@@ -363,10 +363,14 @@ def _range_mean(curves: Tensor, thresholds: Tensor) -> Tensor:
 
 def _reason(scan: PairScan, *, kept: int, low: float, high: float) -> str | None:
     """Why OPIS is undefined here, if it is."""
+    classes = len(scan.classes)
     if not scan.num_negative:
-        return f"no negative pair: {scan.num_items} items of {len(scan.classes)} class(es)"
+        why = f"{scan.num_items} items of one class" if classes == 1 else "no query meets an item of another class"
+        return f"no negative pair: {why}"
     if not kept:
-        return f"no positive pair: each of {len(scan.classes)} classes has a single item"
+        alone = int(scan.sizes.max()) == 1
+        why = f"each of {classes} classes has a single item" if alone else "no query meets another item of its class"
+        return f"no positive pair: {why}"
     if low == high:
         return f"degenerate calibration range: both false accept rates are reached at {low}"
     return None

@@ -8,7 +8,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tcm_bench.functional import evaluation, threshold
-from tcm_bench.functional.evaluation import percent
 from tcm_bench.functional.pair_scan import Axis
 from tcm_bench.metrics.embedding_metric import EmbeddingMetric
 
@@ -72,12 +71,7 @@ class Evaluation(EmbeddingMetric):
         self.result = evaluation.evaluate(embeddings, labels, query=query, gallery=gallery, group=group, **options)
         found = self.result.consistency
         values = {
-            **{f"recall_at_{k}": float(value) for k, value in zip(self.result.ks, self.result.recall, strict=True)},
-            "opis": found.opis,
-            f"opis_{percent(self.settings['eps'])}": found.eps_opis,
-            **{f"tpr_at_far_{percent(far)}": value for far, value in self.result.tpr_at_far.items()},
-            "d_min": found.d_min,
-            "d_max": found.d_max,
+            **self.result.scores(self.settings["eps"]),
             "num_classes": len(self.result.classes),
             "num_singletons": found.singletons,
             "num_positive_pairs": found.num_positive_pairs,

@@ -7,7 +7,7 @@ import torch
 from brute_force import KINDS, BruteForce, drawn
 
 from tcm_bench.functional.evaluation import evaluate
-from tcm_bench.functional.retrieval import recall_at_k
+from tcm_bench.functional.retrieval import precision_at_r, recall_at_k
 from tcm_bench.functional.threshold import threshold_consistency
 
 AXES = ["distance", "similarity"]
@@ -160,6 +160,38 @@ def test_a_mask_of_another_length_is_refused(role):
     x, y = torch.randn(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
     with pytest.raises(ValueError, match=f"{role} must say true or false of each of the 6 items"):
         evaluate.__wrapped__(x, y, **{role: torch.ones(6, dtype=torch.int64)})
+
+
+@pytest.mark.parametrize("metric", [recall_at_k, precision_at_r])
+def test_retrieval_alone_refuses_the_same(metric):
+    x, y = torch.randn(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
+    with pytest.raises(ValueError, match="query must say true or false of each of the 6 items"):
+        metric.__wrapped__(x, y, query=torch.ones(5, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"labels \(items,\), got \(6, 3\) and \(5,\)"):
+        metric.__wrapped__(x, y[:5])
+    with pytest.raises(ValueError, match=r"labels must be integers, got torch\.float32"):
+        metric.__wrapped__(x, y.float())
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_any_numpy_array_is_taken(dtype):
+    x, y = np.random.default_rng(0).normal(size=(40, 8)), np.arange(40) % 7
+    expected = evaluate(x, y)
+    found = evaluate(x[::-1], y[::-1].astype(dtype))  # negative strides
+    assert found.consistency.opis == expected.consistency.opis
+    assert found.classes.equal(expected.classes)
+
+
+def test_a_query_that_meets_nothing_is_named():
+    x, y = torch.randn(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
+    first = torch.tensor([True, False] * 3)
+    assert evaluate(x, y, query=first, gallery=first).consistency.reason == (
+        "no positive pair: no query meets another item of its class"
+    )
+    lone = y == 0
+    assert evaluate(x, y, query=lone, gallery=lone).consistency.reason == (
+        "no negative pair: no query meets an item of another class"
+    )
 
 
 def test_a_callers_default_dtype_changes_nothing():
