@@ -42,9 +42,9 @@ def cells(edges: Array) -> Edges:
     """
     values = np.append(edges, np.float32(np.inf))
     if not len(edges):
-        return values, np.float32(0), np.zeros(CELLS + 1, dtype=np.int32)
-    scale = np.float32(CELLS) / max(edges[-1] - edges[0], np.float32(1e-6))
-    cell = np.minimum(((edges - edges[0]) * scale).astype(np.int64), CELLS)
+        return values, np.float32(1), np.zeros(CELLS + 1, dtype=np.int32)
+    scale = np.float32(CELLS) / max(edges[-1] - edges[0], np.float32(1e-30))
+    cell = np.minimum((edges - edges[0]) * scale, CELLS).astype(np.int64)
     return values, scale, np.searchsorted(cell, np.arange(CELLS + 1)).astype(np.int32)
 
 
@@ -52,7 +52,8 @@ def cells(edges: Array) -> Edges:
 def place(value, edges):  # type: ignore[no-untyped-def]
     """Number of edges at or below ``value``; edges as :func:`cells` returns them."""
     values, scale, below = edges
-    found = below[np.uint64(max(0, min(int((value - values[0]) * scale), CELLS)))]
+    cell = min(max((value - values[0]) * scale, np.float32(0)), np.float32(CELLS))
+    found = below[np.uint64(cell)]
     found += np.int32(value >= values[np.uint64(found)])  # as a rule the only one in the cell: no branch
     while value >= values[np.uint64(found)]:
         found += np.int32(1)
@@ -61,7 +62,8 @@ def place(value, edges):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def scan_strip(  # type: ignore[no-untyped-def]
-    rows,  # float32 (items, dim): unit rows, sorted by class
+    rows,  # float32 (items, dim), sorted by class
+    half,  # float32 (items,): half the square of their norms
     labels,  # later, classes, roles of `tcm_bench.functional.kernels.Rows`
     top,
     left,
@@ -92,14 +94,14 @@ def scan_strip(  # type: ignore[no-untyped-def]
             break
         product = all_product[:area].reshape(bottom - top, right - left)
         np.dot(rows[top:bottom], rows[left:right].T, product)
-        _scan_tile(product, labels, top, left, edges, near, nearer, enough, histogram, ahead, buffers)
+        _scan_tile(product, half, labels, top, left, edges, near, nearer, enough, histogram, ahead, buffers)
         left = right
     return left
 
 
 @njit(nogil=True, cache=True)
 def _scan_tile(  # type: ignore[no-untyped-def]
-    tile, labels, top, left, edges, near, nearer, enough, histogram, ahead, buffers
+    tile, half, labels, top, left, edges, near, nearer, enough, histogram, ahead, buffers
 ):
     """Count every pair of two classes in a tile, each once: its column lies in a later class than its row."""
     later, class_of, roles = labels
@@ -110,7 +112,7 @@ def _scan_tile(  # type: ignore[no-untyped-def]
             there = roles[left + column]
             met = (role & there >> 1) | (there & role >> 1)
             all_floors[role, column] = edges[0][0] if met & 1 else np.inf
-    near_here = near[left : left + columns]
+    near_here, half_here = near[left : left + columns], half[left : left + columns]
     first_class = class_of[left]
     classes = class_of[left + columns - 1] - first_class + 1
     counts[:classes] = 0
@@ -118,9 +120,11 @@ def _scan_tile(  # type: ignore[no-untyped-def]
     for row in range(rows):
         item, line = top + row, tile[row]
         role, begin = roles[item], max(0, later[item] - left)
-        floors, near_item = all_floors[role], near[item]
+        floors, near_item, half_item = all_floors[role], near[item], half[item]
         for column in range(columns):
-            asked[column] = line[column] >= floors[column]
+            value = line[column] - half_item - half_here[column]
+            line[column] = value
+            asked[column] = value >= floors[column]
         own, end = histogram[class_of[item]], filled[0]
         for entry in range(_picked(asked, begin, picked)):
             column = np.uint64(picked[entry])  # unsigned: numba need not look whether it counts from the end
@@ -179,33 +183,34 @@ def _note(value, query, item, near, nearer, enough, ahead, doubtful, filled):  #
 
 
 @njit(nogil=True, cache=True)
-def sample_tile(tile, top, left, classes, roles, histogram):  # type: ignore[no-untyped-def]
-    """Add the cosines of a tile's negative pairs to an even histogram of [-1, 1]; rows in any order."""
-    half = np.float32(0.5 * (len(histogram) - 1))
-    last = len(histogram) - 1
+def sample_tile(tile, top, left, half, classes, roles, span, histogram):  # type: ignore[no-untyped-def]
+    """Add a tile's negative pairs to an even histogram of closeness from ``-span`` to 0; rows in any order."""
+    last = np.float32(len(histogram) - 1)
+    scale = last / span
     rows, columns = tile.shape
     for row in range(rows):
-        own, role = classes[top + row], roles[top + row]
+        own, role, half_item = classes[top + row], roles[top + row], half[top + row]
         for column in range(columns):
             there = roles[left + column]
             if own != classes[left + column] and ((role & 1 and there & 2) or (there & 1 and role & 2)):
-                histogram[min(max(int(tile[row, column] * half + half), 0), last)] += 1
+                value = tile[row, column] - half_item - half[left + column]
+                histogram[int(min(max(value * scale + last, np.float32(0)), last))] += 1
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def _product(rows, first, second):  # type: ignore[no-untyped-def]
-    """Product of two float32 rows in float64, its terms added in any order."""
+def _closeness(rows, half, first, second):  # type: ignore[no-untyped-def]
+    """Closeness of two float32 rows, calculated in float64, the terms of the product added in any order."""
     total = 0.0
     for k in range(rows.shape[1]):
         total += np.float64(rows[first, k]) * np.float64(rows[second, k])
-    return total
+    return total - half[first] - half[second]
 
 
 @njit(nogil=True, cache=True)
-def products(rows, pairs, out):  # type: ignore[no-untyped-def]
-    """Product of the two float32 rows of each pair in float64."""
+def closeness(rows, half, pairs, out):  # type: ignore[no-untyped-def]
+    """Closeness of the two float32 rows of each pair, calculated in float64."""
     for entry in range(len(pairs)):
-        out[entry] = _product(rows, pairs[entry, 0], pairs[entry, 1])
+        out[entry] = _closeness(rows, half, pairs[entry, 0], pairs[entry, 1])
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc"})
@@ -226,11 +231,12 @@ def exact_products(rows, pairs, coarse, fine, out):  # type: ignore[no-untyped-d
 @njit(nogil=True, cache=True)
 def settle(  # type: ignore[no-untyped-def]
     rows,  # float32 (items, dim)
+    half,  # float64 (items,)
     class_of,
     stored,
     values,
     edges,  # of the zones of single precision around the known thresholds, as `cells` returns them
-    passed,  # thresholds below a cosine above so many of these zones
+    passed,  # thresholds below a pair above so many of these zones
     fine_edges,  # float64: the same for a double-precision product of single-precision rows
     fine_passed,
     histogram,  # int64 (classes, thresholds + 1): counted in place
@@ -249,7 +255,7 @@ def settle(  # type: ignore[no-untyped-def]
     count = 0
     for entry in range(doubtful):
         first, second = left_over[entry, 0], left_over[entry, 1]
-        found = np.searchsorted(fine_edges, _product(rows, first, second), side="right")
+        found = np.searchsorted(fine_edges, _closeness(rows, half, first, second), side="right")
         if found & 1:
             left_over[count, 0], left_over[count, 1] = first, second
             count += 1

@@ -86,14 +86,27 @@ def _settled(cosines: Tensor) -> Tensor:
     return cosines.masked_fill_(cosines > IDENTICAL, 1.0)
 
 
-def single_precision_error(dim: int) -> float:
-    """Bound on how far any float32 product of two rounded unit rows lies from their cosine.
+def product_error(dim: int, precision: float) -> float:
+    """Bound on how far any product of two vectors of norm 1, rounded to a precision, lies from the true one.
 
-    The rounding of the rows moves it by at most 2 x 2^-24, and a sum of ``dim`` products in any order, with or
-    without fused operations, by dim x 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), because the
-    products' magnitudes sum to at most 1.
+    The rounding of the vectors moves it by at most 2 x ``precision``, and a sum of ``dim`` products in any order, with
+    or without fused operations, by dim x ``precision`` (Higham, Accuracy and Stability of Numerical Algorithms, 3.1),
+    because the products' magnitudes sum to at most 1.
+
+    Args:
+        dim: Terms of a product.
+        precision: Unit roundoff, 2^-24 in float32.
     """
-    return 1.01 * (dim + 4) * 2.0**-24
+    return 1.01 * (dim + 4) * precision
+
+
+def cosine_error(dim: int) -> float:
+    """Bound on how far a cosine as defined here lies from that of the rows before they were rounded.
+
+    Norms, the rounding of both rows to multiples of 2^-46, the product of two fine parts, which is left out, and what
+    counts as identical.
+    """
+    return (dim + 8) * 2.0**-52 + dim**0.5 / FINE + dim / (2 * COARSE) ** 2 + (1 - IDENTICAL)
 
 
 def _split(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,8 +19,13 @@ PAIRS_ASIDE = 2**20
 class Rows(NamedTuple):
     """A set whose rows are sorted by class.
 
+    The closeness of two rows is their cosine less 1, from -2 to 0: the product of what is left of them once a common
+    vector is taken off, less half the square of both norms. Where all rows lie close together, little is left, and
+    its rounding is as small.
+
     Attributes:
-        single: Unit rows in float32.
+        single: What is left of the unit rows in float32.
+        half: float64, half the square of its norm.
         classes: int32, class of each row as a dense index.
         later: int32, for each row the first row of a later class.
         roles: int8, 1 for a query, 2 for an item of the gallery, 3 for both. Two rows are a pair if one may be
@@ -28,6 +33,7 @@ class Rows(NamedTuple):
     """
 
     single: Float[Tensor, "items dim"]
+    half: Float[Tensor, " items"]
     classes: Int[Tensor, " items"]
     later: Int[Tensor, " items"]
     roles: Int[Tensor, " items"]
@@ -36,18 +42,18 @@ class Rows(NamedTuple):
         """Which of the rows ``queries`` is a query, each with which of the rows ``gallery`` is in the gallery."""
         return (self.roles[queries] & 1).bool()[:, None] & (self.roles[gallery] & 2).bool()
 
-    def products(self, pairs: Int[Tensor, "pairs 2"]) -> Float[Tensor, " pairs"]:
-        """Product of the two rows of each pair in float64."""
+    def closeness(self, pairs: Int[Tensor, "pairs 2"]) -> Float[Tensor, " pairs"]:
+        """Closeness of the two rows of each pair, calculated in float64."""
         if self.single.device.type == "cpu":
             from tcm_bench import compiled
 
             out = np.empty(len(pairs))
-            compiled.products(self.single.numpy(), pairs.numpy(), out)
+            compiled.closeness(self.single.numpy(), self.half.numpy(), pairs.numpy(), out)
             return torch.from_numpy(out)
-        found = [
-            (self.single[part[:, 0].long()].double() * self.single[part[:, 1].long()].double()).sum(dim=1)
-            for part in pairs.split(PAIRS_AT_ONCE)
-        ]
+        found = []
+        for first, second in (part.long().unbind(1) for part in pairs.split(PAIRS_AT_ONCE)):
+            product = (self.single[first].double() * self.single[second].double()).sum(dim=1)
+            found.append(product - self.half[first] - self.half[second])
         return torch.cat(found) if found else self.single.new_empty(0, dtype=torch.float64)
 
 
@@ -58,12 +64,12 @@ def count(histogram: Int[Tensor, "classes places"], classes: Tensor, places: Ten
 
 
 class Questions(NamedTuple):
-    """What a pass asks of every pair of two classes.
+    """What a pass asks of every pair of two classes, on the axis of closeness.
 
     Attributes:
-        edges: Increasing ends of disjoint zones, two a zone, in which a threshold may lie. A cosine outside all of
+        edges: Increasing ends of disjoint zones, two a zone, in which a threshold may lie. A pair outside all of
             them is counted by the zones below it, one inside is put aside.
-        near: For each item as a query the single-precision cosine from which another item may come before its
+        near: For each item as a query the single-precision closeness from which another item may come before its
             nearest positive; infinite to ask nothing.
         nearer: That above which it certainly does.
         enough: How many items before the nearest positive are told apart: any more are as many.
@@ -80,7 +86,7 @@ class Aside(NamedTuple):
 
     Attributes:
         stored: int32 rows of pairs inside a zone.
-        values: float32, their cosines.
+        values: float32, their closeness.
         doubtful: int32, a query and the item that may come before its nearest positive.
     """
 
@@ -90,11 +96,11 @@ class Aside(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """Known thresholds on the axis of cosines, as far as a precision can tell.
+    """Known thresholds on the axis of closeness, as far as a precision can tell.
 
     Attributes:
         edges: Increasing ends of the disjoint zones in which it cannot, two a zone.
-        passed: For each number of zones below a cosine, the thresholds below it.
+        passed: For each number of zones below a pair, the thresholds below it.
     """
 
     edges: Float[Tensor, " edges"]
@@ -109,12 +115,12 @@ class Buffers(NamedTuple):
     Attributes:
         product: float32, room for one tile.
         stored: int32 ``(capacity, 2)``: pairs inside a zone.
-        values: float32 ``(capacity,)``: their cosines.
+        values: float32 ``(capacity,)``: their closeness.
         doubtful: int32 ``(capacity, 2)``: query and item that a tile does not decide.
         filled: int64 ``(2,)``: entries of ``stored`` and of ``doubtful`` in use.
         asked: uint8, room for a row of a tile, 64 columns a step: whether anything is asked of a column.
         picked: int32, the same room: the columns of which something is asked.
-        floors: float32 ``(4, width)``: by a row's role the cosine from which it is counted with a column.
+        floors: float32 ``(4, width)``: by a row's role the closeness from which it is counted with a column.
         counts: int32 ``(width, zones + 1)``: what a tile adds to the classes of its columns.
     """
 
@@ -142,7 +148,8 @@ class CompiledKernel:
         from tcm_bench import compiled as loops  # compiled on first use
 
         self._loops, self._tile = loops, tile
-        self._rows, self._labels = rows.single.numpy(), (rows.later.numpy(), rows.classes.numpy(), rows.roles.numpy())
+        self._rows = rows.single.numpy(), rows.half.float().numpy()
+        self._labels = rows.later.numpy(), rows.classes.numpy(), rows.roles.numpy()
         edges = loops.cells(questions.edges.numpy())
         near, nearer = questions.near.clone().numpy(), questions.nearer.numpy()
         self.histogram = torch.zeros(int(rows.classes[-1]) + 1, len(questions.edges) // 2 + 1, dtype=torch.int64)
@@ -151,13 +158,13 @@ class CompiledKernel:
         self._buffers = self._empty()
 
     @staticmethod
-    def sample(rows: Rows, first: slice, second: slice, histogram: Tensor) -> None:
-        """Add the cosines of the negative pairs of ``first`` and ``second`` to an even histogram of [-1, 1]."""
+    def sample(rows: Rows, first: slice, second: slice, span: float, histogram: Tensor) -> None:
+        """Add the negative pairs of ``first`` and ``second`` to an even histogram of closeness from ``-span`` to 0."""
         from tcm_bench import compiled as loops
 
         tile = rows.single[first] @ rows.single[second].T
-        labels = rows.classes.numpy(), rows.roles.numpy()
-        loops.sample_tile(tile.numpy(), first.start, second.start, *labels, histogram.numpy())
+        labels = rows.half.float().numpy(), rows.classes.numpy(), rows.roles.numpy()
+        loops.sample_tile(tile.numpy(), first.start, second.start, *labels, np.float32(span), histogram.numpy())
 
     @staticmethod
     def settle(rows: Rows, aside: Aside, single: Scale, double: Scale, histogram: Tensor) -> Tensor:
@@ -167,6 +174,7 @@ class CompiledKernel:
         left_over = np.empty((len(aside.stored) + 1, 2), dtype=np.int32)
         left = loops.settle(
             rows.single.numpy(),
+            rows.half.numpy(),
             rows.classes.numpy(),
             aside.stored.numpy(),
             aside.values.numpy(),
@@ -192,9 +200,9 @@ class CompiledKernel:
         """Count the pairs of a strip of rows with those to the right; yields what is aside when buffers are full."""
         left = int(self._labels[0][top])
         while True:
-            strip = self._rows, self._labels, top, left, self._tile
+            strip = *self._rows, self._labels, top, left, self._tile
             left = self._loops.scan_strip(*strip, *self._asked, tuple(self._buffers))
-            if left >= len(self._rows):
+            if left >= len(self._labels[0]):
                 return
             yield self.aside()
 
@@ -233,12 +241,12 @@ class TensorKernel:
         self.ahead = rows.later.new_zeros(len(rows.classes), dtype=torch.int64)
 
     @staticmethod
-    def sample(rows: Rows, first: slice, second: slice, histogram: Tensor) -> None:
-        """Add the cosines of the negative pairs of ``first`` and ``second`` to an even histogram of [-1, 1]."""
-        tile = rows.single[first] @ rows.single[second].T
+    def sample(rows: Rows, first: slice, second: slice, span: float, histogram: Tensor) -> None:
+        """Add the negative pairs of ``first`` and ``second`` to an even histogram of closeness from ``-span`` to 0."""
+        tile = _tile(rows, first, second)
         met = rows.meet(first, second) | rows.meet(second, first).T
-        cosines = tile[met & (rows.classes[first, None] != rows.classes[second])]
-        cell = ((cosines + 1) * (0.5 * (len(histogram) - 1))).long().clamp(0, len(histogram) - 1)
+        values = tile[met & (rows.classes[first, None] != rows.classes[second])]
+        cell = ((values / span + 1) * (len(histogram) - 1)).clamp(0, len(histogram) - 1).long()
         histogram += cell.bincount(minlength=len(histogram))
 
     @staticmethod
@@ -247,7 +255,7 @@ class TensorKernel:
         place = torch.bucketize(aside.values, single.edges, right=True)
         bucket = single.passed[place >> 1]
         doubtful = (place & 1).nonzero()[:, 0]
-        place = torch.bucketize(rows.products(aside.stored[doubtful]), double.edges, right=True)
+        place = torch.bucketize(rows.closeness(aside.stored[doubtful]), double.edges, right=True)
         bucket[doubtful] = double.passed[place >> 1]
         left_over = doubtful[(place & 1).bool()]
         decided = torch.ones_like(bucket, dtype=torch.bool)
@@ -273,16 +281,16 @@ class TensorKernel:
     def _scan_tile(self, top: int, left: int) -> Aside:
         _, near, nearer, enough = self._questions
         rows, columns = slice(top, top + self._tile[0]), slice(left, left + self._tile[1])
-        tile = self._rows.single[rows] @ self._rows.single[columns].T
+        tile = _tile(self._rows, rows, columns)
         tile.masked_fill_(self._numbers[columns] < self._rows.later[rows, None], -torch.inf)
         forward, backward = self._rows.meet(rows, columns), self._rows.meet(columns, rows)
         stored, values = self._count(tile.masked_fill(~(forward | backward.T), -torch.inf), rows, columns)
         doubtful = []
-        for query, other, cosines, met in ((rows, columns, tile, forward), (columns, rows, tile.T, backward)):
+        for query, other, both_ways, met in ((rows, columns, tile, forward), (columns, rows, tile.T, backward)):
             asked = (self.ahead[query] < enough)[:, None]
-            cosines = cosines.masked_fill(~met, -torch.inf)
-            certain = cosines > nearer[query, None]
-            doubt = asked & (cosines >= near[query, None]) & ~certain
+            closeness = both_ways.masked_fill(~met, -torch.inf)
+            certain = closeness > nearer[query, None]
+            doubt = asked & (closeness >= near[query, None]) & ~certain
             self.ahead[query] += certain.sum(dim=1) * asked[:, 0]
             doubtful.append(self._pairs(doubt, query, other))
         return Aside(stored, values, torch.cat(doubtful))
@@ -305,3 +313,9 @@ class TensorKernel:
     def _pairs(self, chosen: Tensor, rows: slice, columns: slice) -> Tensor:
         first, second = chosen.nonzero(as_tuple=True)
         return torch.stack([self._numbers[rows][first], self._numbers[columns][second]], dim=1)
+
+
+def _tile(rows: Rows, first: slice, second: slice) -> Float[Tensor, "first second"]:
+    """Closeness in single precision."""
+    half = rows.half.float()
+    return rows.single[first] @ rows.single[second].T - half[first, None] - half[second]

@@ -1,7 +1,9 @@
 """One pass over all pairs of a set: exact counts for little more than one single-precision product.
 
 The upper triangle of the cosine matrix is multiplied in float32, tile by tile, and each tile is read once, while
-it is in cache. A float32 cosine decides a question (is this pair accepted? does this item come before the query's
+it is in cache. What is common to all rows is taken off before, so that rows which lie close together (an untrained
+or a collapsed network) are told apart as well as others: the axis is that of closeness, the cosine less 1. A float32
+closeness decides a question (is this pair accepted? does this item come before the query's
 nearest positive?) only where its error bound leaves no doubt. The few pairs in doubt are decided by a float64
 product, and the very few still in doubt by the exact cosine of :mod:`tcm_bench.functional.cosine`. So every count
 is that of the exact cosines: it depends on no tile size, number of threads or ranks, device or order of rows.
@@ -24,15 +26,15 @@ from scipy.linalg import cython_blas  # noqa: F401  numba multiplies by it; load
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from tcm_bench.functional.cosine import Cosines, exact_products, single_precision_error
+from tcm_bench.functional.cosine import Cosines, cosine_error, exact_products, product_error
 from tcm_bench.functional.kernels import Aside, CompiledKernel, Questions, Rows, Scale, TensorKernel, count
 from tcm_bench.functional.pairs import row_norms
 
 Axis = Literal["distance", "similarity"]
 
-DOUBLE_PRECISION_ERROR = 2.0**-22  # of a float64 product of two unit rows that were rounded to float32
 LARGEST_STORE = 2**26  # pairs put aside, of 12 bytes each
 SMALL_CLASS = 32  # items
+BLOCK = 2**12  # rows
 STRIP = 2**22  # entries of a block of exact cosines
 LARGEST_KEPT = 2**25  # exact cosines inside classes that are kept from one use to the next
 SAMPLE_SHARE, SMALLEST_SAMPLE, SAMPLE_BINS = 0.03, 2**24, 2**18
@@ -55,7 +57,7 @@ class Counts(NamedTuple):
 
 
 class Zones(NamedTuple):
-    """Where thresholds may lie on the axis of cosines.
+    """Where thresholds may lie on the axis of closeness.
 
     Attributes:
         edges: Ends of disjoint zones in increasing order, two a zone.
@@ -66,7 +68,7 @@ class Zones(NamedTuple):
     of: Int[Tensor, " thresholds"]
 
     def passed(self) -> Int[Tensor, " places"]:
-        """Thresholds below a cosine that lies above the first ``n`` zones, for each ``n``."""
+        """Thresholds below a pair that lies above the first ``n`` zones, for each ``n``."""
         zones = len(self.edges) // 2
         return torch.cat([self.of.new_zeros(1), self.of.bincount(minlength=zones).cumsum(0)])
 
@@ -92,10 +94,10 @@ def cost_of(cosine: Tensor, axis: Axis) -> Tensor:
     return -cosine if axis == "similarity" else (2 - 2 * cosine).clamp(min=0).sqrt()
 
 
-def cosine_at(cost: Tensor, axis: Axis) -> Tensor:
-    """The cosine of a cost, up to rounding; beyond 1 or -1, and finite, for a cost that no pair has."""
-    cosine = -cost if axis == "similarity" else torch.where(cost < 0, 2.0, 1 - cost.square() / 2)
-    return cosine.clamp(-2, 2)
+def closeness_at(cost: Tensor, axis: Axis) -> Tensor:
+    """The closeness of a cost, up to rounding; above 0 or below -2, and finite, for a cost that no pair has."""
+    closeness = -cost - 1 if axis == "similarity" else torch.where(cost < 0, 1.0, -cost.square() / 2)
+    return closeness.clamp(-3, 1)
 
 
 def accepted(histogram: Int[Tensor, "classes places"]) -> Int[Tensor, "classes steps"]:
@@ -113,9 +115,9 @@ class Known:
 
     def __init__(self, scan: "PairScan", thresholds: Float[Tensor, " steps"]) -> None:
         self.scan, self.thresholds = scan, thresholds
-        cosines = cosine_at(thresholds, scan.axis)
-        self.zones = zones(cosines, cosines, scan.margin)
-        fine = zones(cosines, cosines, DOUBLE_PRECISION_ERROR, torch.float64)
+        levels = closeness_at(thresholds, scan.axis)
+        self.zones = zones(levels, levels, scan.margin)
+        fine = zones(levels, levels, scan.fine_margin, torch.float64)
         self.single, self.double = Scale(self.zones.edges, self.zones.passed()), Scale(fine.edges, fine.passed())
 
     def add(self, aside: Aside, histogram: Int[Tensor, "classes places"]) -> None:
@@ -191,16 +193,20 @@ class PairScan:
         self.classes, dense, self.sizes = labels.long().unique(return_inverse=True, return_counts=True)
         self.order = dense.argsort(stable=True)  # the caller's row of each row here
         self.cosines = Cosines(embeddings[self.order])
-        # Products of tiny numbers would be denormal, and slow.
-        single = torch.nn.functional.hardshrink(self.cosines.rows.float(), 1e-18)
+        single, half = _less_the_common(self.cosines.rows)
         ends = self.sizes.cumsum(0)
         dense = dense[self.order]
         everyone = torch.ones_like(dense, dtype=torch.bool)
         is_query, is_searched = (everyone if role is None else role[self.order] for role in (query, gallery))
         roles = is_query.to(torch.int8) + 2 * is_searched.to(torch.int8)
-        self.rows = Rows(single, dense.int(), ends[dense].int(), roles)
+        self.rows = Rows(single, half, dense.int(), ends[dense].int(), roles)
         self.starts = ends - self.sizes
-        self.margin = single_precision_error(single.shape[1])
+        # How far a closeness in single, or in double precision of rows in single, lies from that of the exact cosine.
+        # Of the two halves and their subtraction come four and a half roundings.
+        square, self.dim = 2 * float(half.max()) if len(half) else 1.0, single.shape[1]
+        self.margin = square * product_error(self.dim + 5, 2.0**-24) + cosine_error(self.dim)
+        self.fine_margin = square * 2.0**-22 + cosine_error(self.dim)
+        self.span = min(2.0, 2 * square + self.margin)  # no closeness is below its negative
         self.num_items = len(labels)
 
         classes = len(self.sizes)
@@ -251,8 +257,8 @@ class PairScan:
         certainty, ahead = CERTAINTY, None
         while True:
             low, high = self._predicted(ranks, certainty)
-            of_ranks = cosine_at(torch.stack([high, low]), self.axis)
-            of_grid = cosine_at(torch.stack([grid(high), grid(low)]), self.axis)
+            of_ranks = closeness_at(torch.stack([high, low]), self.axis)
+            of_grid = closeness_at(torch.stack([grid(high), grid(low)]), self.axis)
 
             ends = zones(of_ranks[0], of_ranks[1], self.margin)
             both = torch.cat([of_ranks, of_grid], dim=1)
@@ -293,7 +299,7 @@ class PairScan:
         known = asked if isinstance(asked, Known) else None
         zones = asked.zones if isinstance(asked, Known) else asked
         best, nearest = self._nearest_positives() if enough else self._nobody
-        near, nearer = (best - self.margin).float(), (best + self.margin).float()
+        near, nearer = (best - 1 - self.margin).float(), (best - 1 + self.margin).float()
         infinity = near.new_tensor(torch.inf)
         edges = zones.edges if zones else near.new_empty(0)
         questions = Questions(edges, near.nextafter(-infinity), nearer.nextafter(infinity), enough)
@@ -377,10 +383,9 @@ class PairScan:
         return list(self._multiplied_strips())
 
     def _multiplied_strips(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        dim = self.rows.single.shape[1]
         for size in self.sizes[self.sizes > 1].unique().tolist():
             queries = min(size, max(1, STRIP // size))
-            together = max(1, STRIP // (size * max(queries, dim)))
+            together = max(1, STRIP // (size * max(queries, self.dim)))
             for starts in self.starts[self.sizes == size].split(together):
                 members = starts[:, None] + torch.arange(size, device=starts.device)
                 if size <= SMALL_CLASS:
@@ -423,8 +428,8 @@ class PairScan:
     def _confirmed(self, doubtful: Tensor, best: Tensor, nearest: Tensor) -> Tensor:
         """Queries of the pairs whose item does come before the nearest positive."""
         query, other = doubtful.long().unbind(1)
-        gap = self.rows.products(doubtful) - best[query]
-        sure, open_ = gap > DOUBLE_PRECISION_ERROR, gap.abs() <= DOUBLE_PRECISION_ERROR
+        gap = self.rows.closeness(doubtful) - (best[query] - 1)
+        sure, open_ = gap > self.fine_margin, gap.abs() <= self.fine_margin
         queries, others = query[open_], other[open_]
         cosines = self.cosines.pairs(queries, others)
         first = (cosines == best[queries]) & (self.order[others] < nearest[queries])
@@ -475,20 +480,21 @@ class PairScan:
         spread = certainty * (size * share * (1 - share)).sqrt() + 1
         place = torch.stack([share * size - spread, share * size + spread])
         bins = torch.searchsorted(upto, place) + place.new_tensor([[-1], [2]])  # outer ends, and one for rounding
-        cosine = 1 - bins * (2 / SAMPLE_BINS)  # the outermost lie outside [-1, 1], as a rounded cosine may
+        # The outermost lie outside [-1, 1]. What counts as identical lies beyond the sample's own place for it.
+        cosine = 1 - bins * (self.span / SAMPLE_BINS) + place.new_tensor([[1], [-1]]) * cosine_error(self.dim)
         low, high = cost_of(cosine, self.axis)
         return low, high
 
     def _expected(self, asked: Zones) -> float:
         """Pairs that a pass of this process will put aside."""
-        bins = ((asked.edges.double() + 1) * (SAMPLE_BINS / 2)).long().clamp(0, SAMPLE_BINS - 1)
+        bins = ((asked.edges.double() / self.span + 1) * SAMPLE_BINS).long().clamp(0, SAMPLE_BINS - 1)
         below = torch.cat([self._sample.new_zeros(1), self._sample.cumsum(0)])
         inside = (below[bins[1::2] + 1] - below[bins[::2]]).sum()
         return float(inside / self._sample.sum()) * self.num_negative / self._world
 
     @cached_property
     def _sample(self) -> Int[Tensor, " bins"]:
-        """An even histogram over [-1, 1] of the cosines of some pairs of two classes.
+        """An even histogram from ``-span`` to 0 of the closeness of some pairs of two classes.
 
         Rows are shuffled and cut into blocks; each block meets the same number of others, so that every item has
         nearly the same weight.
@@ -505,7 +511,7 @@ class PairScan:
             histogram = torch.zeros(SAMPLE_BINS, dtype=torch.int64, device=self.order.device)
             for ends in own:
                 first, second = (slice(starts[end], starts[end] + self.tile[0]) for end in ends)
-                self.kernel.sample(shuffled, first, second, histogram)
+                self.kernel.sample(shuffled, first, second, self.span, histogram)
             return histogram
 
         histogram = sum(self._in_threads(work, threading.Event()))
@@ -532,14 +538,14 @@ class PairScan:
         low, high = low.maximum(zone[0]), high.minimum(zone[1])
         rank -= int((values > high).sum())
         pairs = self._between(kept, low, high, pairs=True)[1]
-        values = self.rows.products(pairs)
-        low, high = _around(_highest(values, rank), DOUBLE_PRECISION_ERROR)
+        values = self.rows.closeness(pairs)
+        low, high = _around(_highest(values, rank), self.fine_margin)
         rank -= int((values > high).sum())
         left = pairs[(values >= low) & (values <= high)].long()
         return _highest(self.cosines.pairs(*left.unbind(1)), rank)
 
     def _between(self, kept: Sequence[Aside], low: Tensor, high: Tensor, pairs: bool = False) -> tuple[int, Tensor]:
-        """How many stored cosines of all processes lie above ``high``; those from ``low`` to it, or their pairs."""
+        """How many stored pairs of all processes lie above ``high``; those from ``low`` to it, or their closeness."""
         parts = iter(kept)
 
         def work() -> list[tuple[int, Tensor]]:
@@ -612,6 +618,20 @@ class PairScan:
         result = torch.empty_like(values)
         result[self.order] = values
         return result
+
+
+def _less_the_common(rows: Float[Tensor, "items dim"]) -> tuple[Float[Tensor, "items dim"], Float[Tensor, " items"]]:
+    """Unit rows less their mean, if that shortens the longest, in float32, and half the square of what is left."""
+    common = rows.mean(dim=0) if len(rows) else rows.new_zeros(rows.shape[1])
+    if not len(rows) or float((rows @ common).min()) * 2 <= float(common.square().sum()):
+        common = torch.zeros_like(common)
+    single, half = torch.empty_like(rows, dtype=torch.float32), rows.new_empty(len(rows))
+    for part, out, norm in zip(rows.split(BLOCK), single.split(BLOCK), half.split(BLOCK), strict=True):
+        rest = part - common
+        # Products of tiny numbers would be denormal, and slow.
+        out.copy_(torch.nn.functional.hardshrink(rest, 1e-18))
+        norm.copy_(rest.square().sum(dim=1) / 2)
+    return single, half
 
 
 def check_set(embeddings: Tensor, labels: Tensor, query: Tensor | None, gallery: Tensor | None) -> None:

@@ -15,8 +15,15 @@ def scan_of(items=40, **roles):
 
 
 def asked(rows, edges=(), near=torch.inf, nearer=torch.inf, enough=3):
+    """Questions at cosines."""
     items = len(rows.classes)
-    return Questions(torch.tensor(edges), torch.full((items,), near), torch.full((items,), nearer), enough)
+    return Questions(torch.tensor(edges) - 1, torch.full((items,), near - 1), torch.full((items,), nearer - 1), enough)
+
+
+def cosines_of(rows):
+    """All of them in float32."""
+    product = rows.single @ rows.single.T
+    return product - rows.half.float()[:, None] - rows.half.float() + 1
 
 
 def read(kernel, rows, questions, tile):
@@ -26,7 +33,7 @@ def read(kernel, rows, questions, tile):
         asides += reader.scan(top)
     asides = [aside for aside in [*asides, reader.aside()] if aside is not None]
     stored = {
-        (*pair, round(value, 5))
+        (*pair, round(value + 1, 5))
         for aside in asides
         for pair, value in zip(map(tuple, aside.stored.tolist()), aside.values.tolist(), strict=True)
     }
@@ -41,7 +48,7 @@ def test_a_pair_of_two_classes_is_counted_or_put_aside_once(kernel, tile):
     rows = scan_of().rows
     edges = (-0.5, -0.3, 0.2, 0.4)
     histogram, _, stored, _ = read(kernel, rows, asked(rows, edges), tile)
-    cosine = rows.single @ rows.single.T
+    cosine = cosines_of(rows)
     expected, aside = torch.zeros_like(histogram), set()
     for i in range(40):
         for j in range(i + 1, 40):
@@ -66,7 +73,7 @@ def test_an_item_before_the_nearest_positive_is_certain_or_doubtful(kernel, with
     roles = {"query": items % 3 > 0, "gallery": items % 4 > 0} if with_roles else {}
     rows = scan_of(**roles).rows
     _, ahead, _, doubtful = read(kernel, rows, asked(rows, near=0.5, nearer=0.8, enough=1000), (9, 13))
-    cosine = rows.single @ rows.single.T
+    cosine = cosines_of(rows)
     allowed = (rows.classes[:, None] != rows.classes) & rows.meet(slice(None), slice(None))
     assert ahead.equal((allowed & (cosine > 0.8)).sum(dim=1))
     assert ahead.dtype == torch.int64
@@ -75,11 +82,13 @@ def test_an_item_before_the_nearest_positive_is_certain_or_doubtful(kernel, with
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_very_edge_belongs_to_what_lies_above_it(kernel):
-    scan = PairScan(torch.eye(2)[[0, 0, 1]], torch.tensor([0, 1, 2]))
-    histogram, _, stored, _ = read(kernel, scan.rows, asked(scan.rows, (-0.5, 0.0, 1.0, 2.0)), (2, 2))
+    x = torch.eye(2)[[0, 0, 1]]
+    rows = PairScan(x, torch.tensor([0, 1, 2])).rows
+    rows = rows._replace(single=x, half=torch.full_like(rows.half, 0.5))  # nothing taken off: nothing is rounded
+    histogram, _, stored, _ = read(kernel, rows, asked(rows, (-0.5, 0.0, 1.0, 2.0)), (2, 2))
     assert histogram.tolist() == [[0, 1, 0], [0, 1, 0], [0, 2, 0]]  # at the end of a zone: above it
     assert stored == {(0, 1, 1.0)}  # at its beginning: inside
-    near = read(kernel, scan.rows, asked(scan.rows, near=1.0, nearer=1.0), (2, 2))
+    near = read(kernel, rows, asked(rows, near=1.0, nearer=1.0), (2, 2))
     assert near[3] == [(0, 1), (1, 0)]  # at `near`: doubtful; at `nearer`: not yet certain
     assert near[1].tolist() == [0, 0, 0]
 
@@ -132,20 +141,21 @@ def test_a_sample_counts_the_negative_pairs_in_even_cells(kernel):
     rows = scan_of(query=items % 3 > 0, gallery=items % 4 > 0).rows
     first, second = slice(3, 28), slice(8, 40)
     histogram = torch.zeros(101, dtype=torch.int64)
-    kernel.sample(rows, first, second, histogram)
+    kernel.sample(rows, first, second, 2.0, histogram)
     expected = torch.zeros_like(histogram)
     for i in range(40)[first]:
         for j in range(40)[second]:
             met = (rows.roles[i] & 1 and rows.roles[j] & 2) or (rows.roles[j] & 1 and rows.roles[i] & 2)
             if met and rows.classes[i] != rows.classes[j]:
-                expected[int((float(rows.single[i] @ rows.single[j]) + 1) * 50)] += 1
+                expected[int((float(cosines_of(rows)[i, j]) + 1) * 50)] += 1
     assert histogram.equal(expected)
 
 
-def test_products_of_pairs_are_in_double_precision():
+def test_closeness_of_pairs_is_in_double_precision():
     rows = scan_of().rows
     pairs = torch.randint(40, (500, 2), dtype=torch.int32)
-    exact = (rows.single.double() @ rows.single.double().T)[pairs[:, 0].long(), pairs[:, 1].long()]
-    assert rows.products(pairs).dtype == torch.float64
-    torch.testing.assert_close(rows.products(pairs), exact, rtol=0, atol=1e-15)
-    assert rows.products(pairs[:0]).shape == (0,)
+    product = rows.single.double() @ rows.single.double().T
+    exact = (product - rows.half[:, None] - rows.half)[pairs[:, 0].long(), pairs[:, 1].long()]
+    assert rows.closeness(pairs).dtype == torch.float64
+    torch.testing.assert_close(rows.closeness(pairs), exact, rtol=0, atol=1e-15)
+    assert rows.closeness(pairs[:0]).shape == (0,)

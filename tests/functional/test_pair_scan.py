@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tcm_bench.functional import pair_scan
+from tcm_bench.functional import kernels, pair_scan
 from tcm_bench.functional.cosine import Cosines
 from tcm_bench.functional.kernels import Aside, CompiledKernel, TensorKernel
 from tcm_bench.functional.pair_scan import PairScan, TooMany, zones
@@ -233,7 +233,7 @@ def test_a_pair_of_a_rank_is_found_whatever_rounding_did_within_the_margin():
     generator = torch.Generator().manual_seed(0)
     for _ in range(5):
         signs = torch.randint(0, 2, (len(pairs),), generator=generator) * 2 - 1
-        values = (exact + 0.9 * scan.margin * signs).float()  # which moves them, too
+        values = (exact - 1 + 0.9 * scan.margin * signs).float()  # which moves them, too
         kept = [Aside(pairs[part], values[part], pairs[:0]) for part in (slice(0, 100), slice(100, None))]
         for rank in (1, 2, 40, 41, 200, 400, len(pairs)):
             assert (
@@ -249,9 +249,9 @@ def test_pairs_of_another_zone_take_no_rank(rank):
     scan.margin = 0.1  # reaches beyond the zone
     pairs = torch.triu_indices(30, 30, 1, dtype=torch.int32).T.contiguous()
     exact, order = scan.cosines.pairs(*pairs.long().unbind(1)).sort(descending=True)
-    kept = [Aside(pairs[order], exact.float(), pairs[:0])]
-    zone = exact[[249, 150]].float()
-    assert scan._ranked(kept, zone, exact[150:250].float(), rank) == exact[150 + rank - 1]
+    closeness = (exact - 1).float()
+    kept = [Aside(pairs[order], closeness, pairs[:0])]
+    assert scan._ranked(kept, closeness[[249, 150]], closeness[150:250], rank) == exact[150 + rank - 1]
 
 
 @pytest.mark.parametrize("beside", [-1, 1])
@@ -460,22 +460,43 @@ def test_the_caller_keeps_the_rows_as_they_were():
     assert y.equal(copies[1])
 
 
-@pytest.mark.parametrize("kind", ["random", "clustered"])
+@pytest.mark.parametrize("kind", ["random", "clustered", "collapsed", "identical"])
 @pytest.mark.parametrize("dim", [2, 1000])
-def test_products_are_within_the_bound_of_the_margin(kind, dim):
-    """What makes the counts exact: neither kernel's cosine is further from the exact one than the margin."""
+@pytest.mark.parametrize("around", [0.0, 1.0, 1e3, 1e7])
+def test_closeness_is_within_the_bound_of_the_margin(kind, dim, around):
+    """What makes the counts exact: neither precision is further from the exact cosine than its margin."""
     x, y = drawn(kind, 60, dim, 5)
-    scan = PairScan(x, y)
-    exact = Cosines(x[scan.order]).tile(slice(0, 60), slice(0, 60))
-    assert ((scan.rows.single @ scan.rows.single.T).double() - exact).abs().max() <= scan.margin
+    scan = PairScan(x + around, y)
+    exact = Cosines((x + around)[scan.order]).tile(slice(0, 60), slice(0, 60)) - 1
+    rows = scan.rows
+    tile = kernels._tile(rows, slice(0, 60), slice(0, 60))
+    assert (tile.double() - exact).abs().max() <= scan.margin
+    assert (exact >= -scan.span).all()
     pairs = torch.triu_indices(60, 60, 1, dtype=torch.int32).T.contiguous()
-    products = scan.rows.products(pairs)
-    assert (products - exact[pairs[:, 0].long(), pairs[:, 1].long()]).abs().max() <= pair_scan.DOUBLE_PRECISION_ERROR
+    closeness = rows.closeness(pairs)
+    assert (closeness - exact[pairs[:, 0].long(), pairs[:, 1].long()]).abs().max() <= scan.fine_margin
+
+
+def test_the_margin_shrinks_with_the_rows():
+    x, y = drawn("random", 200, 32, 5)
+    wide, close = PairScan(x, y), PairScan(1 + 1e-3 * x, y)
+    assert wide.margin > 1e-6
+    assert close.margin < 1e-5 * wide.margin
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("around", [1.0, 30.0, 1e3, 1e5])
+def test_rows_that_lie_close_together_are_counted_exactly(around, axis, kernel, scans):
+    x, y = drawn("random", 300, 16, 5)
+    x = x + around
+    assert same(answers(PairScan(x, y, axis=axis, kernel=kernel)), brute_answers(x, y, axis))
+    assert len(scans) == 1  # and as fast
 
 
 def test_too_many_is_never_seen_outside(monkeypatch):
     monkeypatch.setattr(pair_scan, "LARGEST_STORE", 0)
     scan = PairScan(*drawn("identical", 20, 3, 4))
     with pytest.raises(TooMany):
-        scan._scan(zones(torch.tensor([-1.0]).double(), torch.tensor([1.0]).double(), scan.margin))
+        scan._scan(zones(torch.tensor([-2.0]).double(), torch.tensor([0.0]).double(), scan.margin))
     answers(scan)
