@@ -32,7 +32,7 @@ from tcm_bench.functional.pairs import row_norms
 
 Axis = Literal["distance", "similarity"]
 
-LARGEST_STORE = 2**26  # pairs put aside, of 12 bytes each
+STORED_PER_ITEM, LARGEST_STORE = 1000, 2**27  # pairs put aside, of 12 bytes each
 SMALL_CLASS = 32  # items
 BLOCK = 2**12  # rows
 STRIP = 2**22  # entries of a block of exact cosines
@@ -263,7 +263,7 @@ class PairScan:
             ends = zones(of_ranks[0], of_ranks[1], self.margin)
             both = torch.cat([of_ranks, of_grid], dim=1)
             every = zones(both[0], both[1], self.margin)
-            fused = self._expected(every) <= LARGEST_STORE
+            fused = self._expected(every) <= self._room
             asked = every if fused else ends
             try:
                 found = self._scan(asked, enough=0 if ahead is not None else enough)
@@ -305,7 +305,7 @@ class PairScan:
         questions = Questions(edges, near.nextafter(-infinity), nearer.nextafter(infinity), enough)
         places = len(known.thresholds) + 1 if known else len(edges) // 2 + 1
         tops = iter(range(self._rank * self.tile[0], self.num_items, self._world * self.tile[0]))  # shared by threads
-        room, stop = [LARGEST_STORE], threading.Event()
+        room, stop = [self._room], threading.Event()
 
         def work() -> Findings:
             kernel = self.kernel(self.rows, questions, self.tile)
@@ -586,6 +586,11 @@ class PairScan:
         return _from_ordered_bits(torch.tensor([intervals[rank][1] for rank in ranks], device=self.order.device))
 
     # -- processes --------------------------------------------------------------------------------------------------
+
+    @property
+    def _room(self) -> int:
+        """How many pairs may be put aside."""
+        return min(STORED_PER_ITEM * self.num_items, LARGEST_STORE)
 
     @property
     def _rank(self) -> int:
