@@ -3,10 +3,10 @@
 The upper triangle of the cosine matrix is multiplied in float32, tile by tile, and each tile is read once, while
 it is in cache. What is common to all rows is taken off before, so that rows which lie close together (an untrained
 or a collapsed network) are told apart as well as others: the axis is that of closeness, the cosine less 1. A float32
-closeness decides a question (is this pair accepted? does this item come before the query's
-nearest positive?) only where its error bound leaves no doubt. The few pairs in doubt are decided by a float64
-product, and the very few still in doubt by the exact cosine of :mod:`tcm_bench.functional.cosine`. So every count
-is that of the exact cosines: it depends on no tile size, number of threads or ranks, device or order of rows.
+closeness decides a question (is this pair accepted? does this item come before the query's nearest positive?) only
+where its error bound leaves no doubt. The few pairs in doubt are decided by a float64 product, and the very few still
+in doubt by the exact cosine of :mod:`tcm_bench.functional.cosine`. So every count is that of the exact cosines: it
+depends on no tile size, number of threads or ranks, device or order of rows.
 
 Thresholds that are themselves found in the pass (the calibration range) are predicted from a sample. Pairs that
 lie where a threshold may fall are put aside and counted once it is known. A prediction that turns out wrong costs

@@ -109,6 +109,23 @@ def test_the_digest_is_of_the_pixels_in_rgb_and_not_of_the_file(tmp_path, photo)
     assert len(set(digest.values())) == 3
 
 
+def test_pixels_of_16_bits_are_told_apart_as_training_sees_them(tmp_path):
+    """Pillow's own conversion makes all that is above 255 white: two such images would count as duplicates."""
+    ramp = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    digests = set()
+    for number, levels in enumerate((ramp * 1000, ramp.T.copy() * 1000)):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(levels).save(path)
+        digests.add(pixel_digest(str(path)))
+    assert len(digests) == 2
+
+
+def test_pixels_that_training_refuses_are_refused(tmp_path):
+    path = tmp_path / "depth.tiff"
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(path)
+    assert "floating-point" in reason(path)
+
+
 def test_the_same_bytes_in_another_shape_are_another_image(tmp_path):
     for size in ((4, 6), (6, 4)):
         Image.new("RGB", size, (1, 2, 3)).save(tmp_path / f"{size[0]}.png")
