@@ -50,7 +50,7 @@ def cells(edges: Array) -> Edges:
 
 @njit(nogil=True, cache=True)
 def place(value, edges):  # type: ignore[no-untyped-def]
-    """Number of edges at or below ``value``; edges as :func:`cells` returns them."""
+    """Number of edges at or below a finite ``value``; edges as :func:`cells` returns them."""
     values, scale, below = edges
     cell = min(max((value - values[0]) * scale, np.float32(0)), np.float32(CELLS))
     found = below[np.uint64(cell)]

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from tcm_bench.functional.cosine import Cosines
@@ -53,7 +54,8 @@ class BruteForce:
         everyone = torch.ones(items, dtype=torch.bool)
         query, gallery = (everyone if role is None else role for role in (query, gallery))
         self.cosine = Cosines(x).tile(slice(0, items), slice(0, items))
-        self.cost = -self.cosine if axis == "similarity" else (2 - 2 * self.cosine).clamp(min=0).sqrt()
+        distance = torch.from_numpy(np.sqrt((2 - 2 * self.cosine).clamp(min=0).numpy()))  # rounded as IEEE 754 says
+        self.cost = -self.cosine if axis == "similarity" else distance
         self.label, self.index = y, torch.arange(items)
         self.same = y[:, None] == y
         self.searched = query[:, None] & gallery & (self.index[:, None] != self.index)

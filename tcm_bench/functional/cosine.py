@@ -91,7 +91,7 @@ def product_error(dim: int, precision: float) -> float:
 
     The rounding of the vectors moves it by at most 2 x ``precision``, and a sum of ``dim`` products in any order, with
     or without fused operations, by dim x ``precision`` (Higham, Accuracy and Stability of Numerical Algorithms, 3.1),
-    because the products' magnitudes sum to at most 1.
+    because the products' magnitudes sum to at most 1. For shorter vectors it shrinks with the product of their norms.
 
     Args:
         dim: Terms of a product.

@@ -113,7 +113,8 @@ def evaluate(
     ahead, of = calibrated.ahead, torch.searchsorted(scan.classes, y.contiguous())
     if asked is not None:
         ahead, of = ahead[asked], of[asked]
-    numbers = torch.tensor(tuple(ks), dtype=torch.int64, device=y.device)
+    # More than all are all: a query without a positive has as many before it as were counted, and misses at any k.
+    numbers = torch.tensor(tuple(ks), dtype=torch.int64, device=y.device).clamp(max=enough)
     hits = torch.zeros(len(scan.classes), len(numbers), dtype=torch.int64, device=y.device)
     hits.index_add_(0, of, (ahead[:, None] < numbers).long())
     defined = scan.num_positive and scan.num_negative

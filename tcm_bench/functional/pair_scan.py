@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Bool, Float, Int
@@ -91,7 +92,11 @@ def zones(low: Tensor, high: Tensor, margin: float, dtype: torch.dtype = torch.f
 
 def cost_of(cosine: Tensor, axis: Axis) -> Tensor:
     """Smaller for closer: the distance, or the negated cosine."""
-    return -cosine if axis == "similarity" else (2 - 2 * cosine).clamp(min=0).sqrt()
+    if axis == "similarity":
+        return -cosine
+    square = (2 - 2 * cosine).clamp(min=0)
+    # On a CPU torch's own root is at times off by the last bit, numpy's and a GPU's never are.
+    return torch.from_numpy(np.sqrt(square.numpy())) if square.device.type == "cpu" else square.sqrt()
 
 
 def closeness_at(cost: Tensor, axis: Axis) -> Tensor:
@@ -203,10 +208,13 @@ class PairScan:
         self.starts = ends - self.sizes
         # How far a closeness in single, or in double precision of rows in single, lies from that of the exact cosine.
         # Of the two halves and their subtraction come four and a half roundings.
-        square, self.dim = 2 * float(half.max()) if len(half) else 1.0, single.shape[1]
+        largest = half.max() if len(half) else half.new_ones(())
+        if group:
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)  # zones must be the same, to the bit
+        square, self.dim = 2 * float(largest), single.shape[1]
         self.margin = square * product_error(self.dim + 5, 2.0**-24) + cosine_error(self.dim)
         self.fine_margin = square * 2.0**-22 + cosine_error(self.dim)
-        self.span = min(2.0, 2 * square + self.margin)  # no closeness is below its negative
+        self.span = min(2.0, 2 * square + self.margin)  # closeness lies above its negative, up to rounding
         self.num_items = len(labels)
 
         classes = len(self.sizes)
@@ -480,7 +488,7 @@ class PairScan:
         spread = certainty * (size * share * (1 - share)).sqrt() + 1
         place = torch.stack([share * size - spread, share * size + spread])
         bins = torch.searchsorted(upto, place) + place.new_tensor([[-1], [2]])  # outer ends, and one for rounding
-        # The outermost lie outside [-1, 1]. What counts as identical lies beyond the sample's own place for it.
+        # The outermost lie outside of what pairs have. What counts as identical lies beyond the sample's place for it.
         cosine = 1 - bins * (self.span / SAMPLE_BINS) + place.new_tensor([[1], [-1]]) * cosine_error(self.dim)
         low, high = cost_of(cosine, self.axis)
         return low, high

@@ -31,10 +31,13 @@ def row_norms(x: Float[Tensor, "rows dim"], dtype: torch.dtype | None = None) ->
         ValueError: If a row is zero or not finite; the first such row is named.
     """
     norm = torch.linalg.vector_norm(x, dim=1, dtype=dtype)
-    usable = norm.isfinite() & (norm > 0)
+    smallest = 1e-150 if norm.dtype == torch.float64 else 0  # below it squares lose their digits
+    usable = norm.isfinite() & (norm > smallest)
     if not usable.all():
         row = int((~usable).nonzero()[0, 0])
-        raise ValueError(f"row {row} has norm {norm[row].item()}, every row must be finite and non-zero")
+        raise ValueError(
+            f"row {row} has norm {norm[row].item()}, every row must be finite and non-zero, its norm above {smallest:g}"
+        )
     return norm
 
 

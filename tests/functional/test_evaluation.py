@@ -182,6 +182,20 @@ def test_any_numpy_array_is_taken(dtype):
     assert found.classes.equal(expected.classes)
 
 
+@pytest.mark.parametrize("k", [1, 3, 4, 500])
+def test_a_query_without_a_positive_misses_at_any_k(k):
+    x, y = torch.eye(4), torch.tensor([0, 1, 2, 2])
+    found = evaluate(x, y, ks=(k,))
+    assert found.recall.tolist() == [recall_at_k(x, y, k=k)] == [0.5 if k >= 3 else found.hits[2, 0] / 4]
+    assert found.hits[:2].eq(0).all()
+
+
+def test_rows_too_short_for_float64_are_refused():
+    x = torch.randn(6, 3, dtype=torch.float64) * 1e-160
+    with pytest.raises(ValueError, match=r"row 0 has norm .* above 1e-150"):
+        evaluate(x, torch.tensor([0, 0, 1, 1, 2, 2]))
+
+
 def test_a_query_that_meets_nothing_is_named():
     x, y = torch.randn(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
     first = torch.tensor([True, False] * 3)

@@ -101,10 +101,11 @@ def test_no_query_is_followed_beyond_enough(kernel):
     assert not doubtful
 
 
-def test_full_buffers_are_emptied_in_between(monkeypatch):
+@pytest.mark.parametrize("room", [1, 3 * 12 - 1])  # a tile would fit but for one pair
+def test_full_buffers_are_emptied_in_between(room, monkeypatch):
     rows = scan_of(100).rows
     questions = asked(rows, (-2.0, 2.0), near=-2.0, nearer=2.0)
-    monkeypatch.setattr(kernels, "PAIRS_ASIDE", 1)
+    monkeypatch.setattr(kernels, "PAIRS_ASIDE", room)
     reader, emptied = CompiledKernel(rows, questions, (3, 4)), 0
     pairs, doubts = [], []
     for top in range(0, 100, 3):
