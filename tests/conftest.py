@@ -3,6 +3,7 @@
 import tcm_bench.torchvision_schemas  # noqa: F401  isort: skip
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 os.environ["WANDB_MODE"] = "offline"  # no test may reach out, whatever key the machine has
 torch.set_num_threads(1)  # two processes of two threads each are many times slower than one
 torch.set_flush_denormal(True)
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would the runs that they stop by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 
