@@ -101,7 +101,7 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, choices: Mapping[str, str | int
         build(cfg.optim.optimizer, trusted),
         build(cfg.optim.schedule, trusted),
         head_lr_scale=cfg.optim.head_lr_scale,
-        chunk_size=cfg.model.chunk_size,
+        chunk_size=cfg.machine.chunk_size,
         seed=cfg.seed,
     )
     for metric in module.test_metrics.values():

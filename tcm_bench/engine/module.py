@@ -47,11 +47,11 @@ class RetrievalModule(pl.LightningModule):
         """
         super().__init__()
         if chunk_size is not None and chunk_size < 1:
-            raise ValueError(f"model.chunk_size must be at least 1, or null for the whole batch, got {chunk_size}")
+            raise ValueError(f"machine.chunk_size must be at least 1, or null for the whole batch, got {chunk_size}")
         if chunk_size is not None and _updates_batch_statistics(embedder):
             raise ValueError(
-                f"model.chunk_size={chunk_size} needs frozen BatchNorm statistics, which otherwise would depend on the "
-                "chunks: set model.freeze=batch_norm, or model.chunk_size=null"
+                f"machine.chunk_size={chunk_size} needs frozen BatchNorm statistics, which otherwise would depend on the "
+                "chunks: set model.freeze=batch_norm, or machine.chunk_size=null"
             )
         self.embedder = embedder
         self.objective = objective

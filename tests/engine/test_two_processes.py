@@ -36,7 +36,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 PROXIES = ["loss=proxy_anchor", "data.num_train_classes=12", "optim.head_lr_scale=3"]
 SGD = ["optim.optimizer._target_=torch.optim.SGD", "optim.optimizer.lr=0.1"]  # Adam is blind to a gradient's scale
-UNEVEN = [*SGD, "data.loader.test_batch_size=7", "data.loader.seen_classes=5"]  # 120 and 50 rows, in batches of 6 or 7
+UNEVEN = [*SGD, "machine.test_batch_size=7", "data.loader.seen_classes=5"]  # 120 and 50 rows, in batches of 6 or 7
 
 
 def test_one_command_on_two_processes_gives_the_run_of_one(tmp_path, vectors, run):
