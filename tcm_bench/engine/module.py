@@ -50,7 +50,7 @@ class RetrievalModule(pl.LightningModule):
             raise ValueError(f"machine.chunk_size must be at least 1, or null for the whole batch, got {chunk_size}")
         if chunk_size is not None and _updates_batch_statistics(embedder):
             raise ValueError(
-                f"machine.chunk_size={chunk_size} needs frozen BatchNorm statistics, which otherwise would depend on the "
+                f"machine.chunk_size={chunk_size} needs frozen BatchNorm statistics, which would depend on the "
                 "chunks: set model.freeze=batch_norm, or machine.chunk_size=null"
             )
         self.embedder = embedder
