@@ -66,13 +66,13 @@ def _one_sentence() -> Iterator[None]:
         if sentence := explain(error):
             sys.stderr.write(f"error: {sentence}\n")
             sys.exit(2)
-        if denied := next((cause for cause in causes(error) if isinstance(cause, OSError)), None):
-            where = f": {denied.filename}" if denied.filename else ""
-            sys.stderr.write(f"error: {denied.strerror or denied}{where}\n")
-            sys.exit(1)
-        if not isinstance(error, ValueError):
-            raise
-        sys.stderr.write(f"error: {error}\n")
+        sentence = str(error)
+        if not isinstance(error, ValueError):  # a ValueError knows its file; the OSError of a decoder below it does not
+            denied = next((cause for cause in causes(error) if isinstance(cause, OSError)), None)
+            if denied is None:
+                raise
+            sentence = f"{denied.strerror or denied}{f': {denied.filename}' if denied.filename else ''}"
+        sys.stderr.write(f"error: {sentence}\n")
         sys.exit(1)
 
 

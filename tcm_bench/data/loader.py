@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
@@ -32,4 +33,18 @@ class Loader(DataLoader[Any]):
         """The batches."""
         with warnings.catch_warnings():  # from 3.12 on Python warns of every fork of a process with threads
             warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
-            return super().__iter__()
+            batches = super().__iter__()
+        return _raising_as_in_the_worker(batches) if self.num_workers else batches
+
+
+def _raising_as_in_the_worker(batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches; torch puts the worker's whole traceback into the message of an error, here it is the cause."""
+    try:
+        yield from batches
+    except (ValueError, OSError) as error:
+        kind = type(error)
+        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        _, raised, message = str(error).rpartition(f"\n{name}: ")
+        if not raised:
+            raise
+        raise kind(message.rstrip("\n")) from error

@@ -111,10 +111,19 @@ class ImageFiles(ImageTable):
     paths: Paths
 
     def picture(self, index: int) -> Picture:
-        """Read the file; EXIF orientation is ignored, as the field's loaders do."""
+        """Read the file; EXIF orientation is ignored, as the field's loaders do.
+
+        Raises:
+            ValueError: If it cannot be read or is no image.
+        """
         path = self.paths[index]
-        with open(path, "rb") as file:
-            return picture(file.read(), path)
+        try:
+            with open(path, "rb") as file:
+                data = file.read()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ValueError(f"{path} cannot be read ({reason}): get the file again, or leave it out") from error
+        return picture(data, path)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from tcm_bench.config import ConfigurationError
 from tcm_bench.data.loader import Loader
 
 
@@ -45,3 +46,28 @@ def test_workers_are_forked_on_linux_alone():
     loader = Loader(Threads(), num_workers=1)
     expected = "fork" if sys.platform == "linux" else multiprocessing.get_start_method()
     assert loader.multiprocessing_context.get_start_method() == expected
+
+
+class Refusing(Dataset):
+    """Cannot be read, for a reason that a library gave."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, item):
+        try:
+            raise OSError("Truncated File Read")
+        except OSError as error:
+            raise self.kind(f"{item}.jpg cannot be decoded (ValueError: cut short)") from error
+
+
+@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, ConfigurationError])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_error_says_the_same_from_a_worker_as_without_one(kind, num_workers):
+    with pytest.raises(kind) as caught:
+        list(Loader(Refusing(kind), batch_size=None, num_workers=num_workers))
+    assert type(caught.value) is kind
+    assert str(caught.value) == "0.jpg cannot be decoded (ValueError: cut short)"
