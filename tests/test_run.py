@@ -131,13 +131,13 @@ def test_small_networks_train_from_pixels(tmp_path, loss, backbone):
 
 
 def test_a_failed_run_leaves_its_reason_and_the_next_attempt_replaces_it(tmp_path, vectors, caplog):
-    with pytest.raises(ValueError, match="cannot be drawn"):
-        run(tmp_path, *head(vectors), "data.loader.classes_per_batch=100")
+    with pytest.raises(ValueError, match="at least two classes"):
+        run(tmp_path, *head(vectors), "data.loader.validation_classes=11")
     (row,) = ledger.results(tmp_path.glob("runs/*"))
     assert row.status == "failed"
-    assert "lower classes_per_batch to at most 12" in row.reason
-    with pytest.raises(ValueError, match="cannot be drawn"):
-        run(tmp_path, *head(vectors), "data.loader.classes_per_batch=100")  # tried again, not skipped
+    assert "the data have 1: add images" in row.reason
+    with pytest.raises(ValueError, match="at least two classes"):
+        run(tmp_path, *head(vectors), "data.loader.validation_classes=11")  # tried again, not skipped
 
 
 def test_declared_class_count_is_checked(tmp_path, vectors):

@@ -105,11 +105,11 @@ def test_ctrl_c_ends_every_process_and_a_second_call_continues(tmp_path, vectors
 
 
 def test_a_failure_is_a_row_and_the_others_go_on(tmp_path, vectors):
-    ran = sweep(tmp_path, *head(vectors), "data.loader.classes_per_batch=8,100", "seed=0")
+    ran = sweep(tmp_path, *head(vectors), "data.num_train_classes=12,99", "seed=0")
     assert ran.returncode == 1
     statuses = sorted(row.status for row in rows(tmp_path).values())
     assert statuses == ["failed", "failed", "finished", "finished"]
-    assert re.search(r"cannot be drawn", ran.stdout + ran.stderr)
+    assert re.search(r"data\.num_train_classes=99 is declared", ran.stdout + ran.stderr)
     assert "Traceback" not in ran.stderr
 
 

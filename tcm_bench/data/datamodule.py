@@ -1,8 +1,9 @@
 """The four loaders of a run: training batches, held-out, unseen and seen classes."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning as L
 import numpy as np
@@ -13,9 +14,11 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 from tcm_bench.batch import Batch
 from tcm_bench.data.image_cache import cached_images
 from tcm_bench.data.loader import Loader
-from tcm_bench.data.sampler import ClassBalancedSampler
+from tcm_bench.data.sampler import ClassBalancedSampler, drawable_batch
 from tcm_bench.data.table import FeatureTable, ImageTable, Splits, Table
 from tcm_bench.data.transforms import ImageTransform
+
+log = logging.getLogger(__name__)
 
 
 class Draw(NamedTuple):
@@ -138,8 +141,8 @@ class RetrievalData(L.LightningDataModule):
         splits: Training and test tables.
         train_transform: For training images, may be random.
         test_transform: For evaluation images.
-        classes_per_batch: Of the training batches.
-        images_per_class: Of the training batches.
+        classes_per_batch: Of the training batches; fewer, with a line in the log, where there are not as many.
+        images_per_class: Of the training batches; likewise.
         batches_per_epoch: ``None``: as many as the training images fill.
         test_batch_size: Images at a time in evaluation; changes no result.
         seen_classes: Training classes that are evaluated beside the test classes; all if there are fewer.
@@ -199,11 +202,15 @@ class RetrievalData(L.LightningDataModule):
         self._augmented = TableDataset(splits.train, train_transform, seed)
         self._known = TableDataset(splits.train, test_transform)
         self._unseen = TableDataset(splits.test, test_transform)
-        self._batches: dict[str, Any] = {
-            "classes_per_batch": classes_per_batch,
-            "images_per_class": images_per_class,
-            "batches_per_epoch": batches_per_epoch,
-        }
+        asked = (classes_per_batch, images_per_class)
+        self.classes_per_batch, self.images_per_class = drawable_batch(splits.train.labels, self.train_classes, *asked)
+        self.batches_per_epoch = batches_per_epoch
+        if (self.classes_per_batch, self.images_per_class) != asked:
+            log.info(
+                "a batch of %d classes x %d images -> %d x %d: there are %d training classes, the largest of %d images",
+                *(*asked, self.classes_per_batch, self.images_per_class, len(self.train_classes)),
+                np.bincount(splits.train.labels)[self.train_classes].max(),
+            )
         self._training_draws()  # refuse what cannot be drawn now, not after the network has been built
 
     def setup(self, stage: str) -> None:
@@ -248,9 +255,11 @@ class RetrievalData(L.LightningDataModule):
         return TrainingDraws(
             ClassBalancedSampler(
                 self.splits.train.labels,
+                classes_per_batch=self.classes_per_batch,
+                images_per_class=self.images_per_class,
+                batches_per_epoch=self.batches_per_epoch,
                 classes=self.train_classes,
                 seed=self.seed,
-                **self._batches,
                 **self._ranks,
             )
         )

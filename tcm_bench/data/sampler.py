@@ -6,6 +6,49 @@ import numpy as np
 from torch.utils.data import Sampler
 
 
+def drawable_batch(
+    labels: np.ndarray, classes: np.ndarray, classes_per_batch: int, images_per_class: int
+) -> tuple[int, int]:
+    """The batch that is asked for or, where the classes are too few or too small for it, the one nearest to it.
+
+    Then ``images_per_class`` is lowered as far as no class has so many, or two classes could not be in the batch, and
+    ``classes_per_batch`` to what the classes give. Nothing else decides it: it is the same on any number of ranks.
+
+    Args:
+        labels: int ``(items,)``, class of each item.
+        classes: Classes to draw from.
+        classes_per_batch: Asked for.
+        images_per_class: Asked for.
+
+    Returns:
+        ``classes_per_batch`` and ``images_per_class``, neither above what was asked for.
+
+    Raises:
+        ValueError: If fewer than two classes have two images.
+
+    Example:
+        >>> drawable_batch(np.repeat(np.arange(5), 3), np.arange(5), 64, 4)
+        (5, 3)
+    """
+    counts = np.bincount(labels)[classes]
+    counts = counts[counts >= 2]
+    if len(counts) < 2:
+        raise ValueError(
+            f"training needs at least two classes with at least two images each, the data have {len(counts)}: "
+            "add images, or hold out fewer classes with data.loader.validation_classes"
+        )
+
+    def capacity(images: int) -> int:
+        return int(np.minimum(counts, images).sum())
+
+    if capacity(images_per_class) >= classes_per_batch * images_per_class:
+        return classes_per_batch, images_per_class
+    images = min(images_per_class, int(counts.max()))
+    while capacity(images) < 2 * images:  # ends at 2: every class has two
+        images -= 1
+    return min(classes_per_batch, capacity(images) // images), images
+
+
 class ClassBalancedSampler(Sampler[list[int]]):
     """Batches of ``classes_per_batch`` classes with ``images_per_class`` images each.
 
@@ -85,7 +128,7 @@ class ClassBalancedSampler(Sampler[list[int]]):
         if self._size % world_size or not 0 <= rank < world_size:
             raise ValueError(
                 f"{batch} cannot be cut into equal parts for rank {rank} of {world_size}: "
-                f"make classes_per_batch * images_per_class a multiple of the number of ranks"
+                f"make data.loader.classes_per_batch * images_per_class a multiple of the number of ranks"
             )
         part = self._size // world_size
         self._part = slice(rank * part, (rank + 1) * part)

@@ -1,4 +1,5 @@
 import itertools
+import logging
 from types import SimpleNamespace
 
 import lightning as L
@@ -193,9 +194,9 @@ def test_held_out_and_seen_classes_are_fixed_and_apart():
     ("settings", "message"),
     [
         ({"validation_classes": 12}, "must leave some of the 12 training classes, got 12"),
-        ({"validation_classes": 9}, "cannot be drawn: the 3 classes"),
+        ({"validation_classes": 11}, "at least two classes with at least two images each, the data have 1: add images"),
         ({"seen_classes": 0}, "seen_classes must be at least 1"),
-        ({"classes_per_batch": 13}, "lower classes_per_batch to at most 12"),
+        ({"classes_per_batch": 0}, "classes_per_batch >= 1"),
     ],
 )
 def test_impossible_settings_are_refused_at_once(settings, message):
@@ -331,3 +332,29 @@ def test_a_trainer_works_without_validation_and_tests_unseen_then_seen(tmp_path)
     run.test(model, datamodule=module, verbose=False)
     assert model.given["test 0"] == list(range(len(module.splits.test)))
     assert model.given["test 1"] == np.flatnonzero(np.isin(module.splits.train.labels, module.seen_classes)).tolist()
+
+
+def test_a_batch_larger_than_the_data_is_fitted_to_them_and_said(caplog):
+    caplog.set_level(logging.INFO)
+    module = features(classes_per_batch=64, images_per_class=4, validation_classes=3)
+    assert (module.classes_per_batch, module.images_per_class) == (9, 4)
+    (line,) = caplog.messages
+    assert line == "a batch of 64 classes x 4 images -> 9 x 4: there are 9 training classes, the largest of 6 images"
+    whole = epochs(module.train_dataloader())
+    assert {len(batch.labels.unique()) for batch in whole[0]} == {9}
+    for world_size in (2, 3):  # the same batch, cut
+        parts = [
+            epochs(as_rank(features(classes_per_batch=64, images_per_class=4, validation_classes=3), rank, world_size)
+                   .train_dataloader())
+            for rank in range(world_size)
+        ]  # fmt: skip
+        for number, batches in enumerate(whole):
+            for batch, *shares in zip(batches, *(part[number] for part in parts), strict=True):
+                assert torch.equal(batch.indices, torch.cat([share.indices for share in shares]))
+
+
+def test_a_batch_that_can_be_drawn_is_left_as_it_was_asked_for(caplog):
+    caplog.set_level(logging.INFO)
+    module = features(classes_per_batch=6, images_per_class=9)  # no class has nine: each gives all, and more fill up
+    assert (module.classes_per_batch, module.images_per_class) == (6, 9)
+    assert caplog.messages == []

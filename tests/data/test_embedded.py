@@ -46,7 +46,6 @@ def test_the_counts_are_those_of_the_notice_and_the_yaml(root, name, splits):
         (half, table.num_classes, len(table)) for half, table in halves.items()
     ]
     assert tuple((table.num_classes, len(table)) for table in halves.values()) == SETS[name]
-    assert stated(root, name)["num_train_classes"] == splits.train.num_classes
 
 
 def test_no_class_is_on_both_sides_and_each_is_where_its_hash_puts_it(name, splits):

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from tcm_bench.data.sampler import ClassBalancedSampler
+from tcm_bench.data.sampler import ClassBalancedSampler, drawable_batch
 
 
 def long_tail(classes, images, seed=0):
@@ -139,6 +139,47 @@ def test_it_is_a_batch_sampler():
     sampler = ClassBalancedSampler(labels, classes_per_batch=2, images_per_class=3)
     loaded = [batch.tolist() for batch in DataLoader(range(12), batch_sampler=sampler)]
     assert loaded == epoch(sampler)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 9), min_size=2, max_size=12).filter(lambda sizes: sum(n >= 2 for n in sizes) >= 2),
+    classes_per_batch=st.integers(2, 70),
+    images_per_class=st.integers(2, 12),
+)
+def test_a_fitted_batch_can_be_drawn_is_no_larger_and_holds_two_classes(sizes, classes_per_batch, images_per_class):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    classes, images = drawable_batch(labels, np.unique(labels), classes_per_batch, images_per_class)
+    assert 2 <= classes <= classes_per_batch
+    assert 2 <= images <= images_per_class
+    sampler = ClassBalancedSampler(labels, classes_per_batch=classes, images_per_class=images, batches_per_epoch=3)
+    for batch in epoch(sampler):
+        assert len(set(labels[batch])) >= 2
+    drawable = [size for size in sizes if size >= 2]
+    if sum(min(size, images_per_class) for size in drawable) >= classes_per_batch * images_per_class:
+        assert (classes, images) == (classes_per_batch, images_per_class)
+    else:  # nothing larger could be drawn
+        assert sum(min(size, images) for size in drawable) < (classes + 1) * images or classes == classes_per_batch
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([10] * 41, (41, 4)),
+        ([4] * 20 + [2] * 21, (30, 4)),  # 20 x 4 + 21 x 2 images
+        ([3] * 10, (10, 3)),
+        ([9, 2], (2, 2)),  # with more of each one class would fill the batch alone
+        ([9, 2, 1, 1], (2, 2)),
+    ],
+)
+def test_the_batch_fitted_to_small_sets(sizes, expected):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    assert drawable_batch(labels, np.arange(len(sizes)), 64, 4) == expected
+
+
+def test_one_class_makes_no_batch():
+    with pytest.raises(ValueError, match=r"at least two classes with at least two images each, the data have 1"):
+        drawable_batch(np.repeat([0, 1, 2], [9, 1, 1]), np.arange(3), 64, 4)
 
 
 @pytest.mark.parametrize(
