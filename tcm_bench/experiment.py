@@ -1,6 +1,7 @@
 """One experiment: from a configuration to trained weights, stored embeddings and numbers."""
 
 import contextlib
+import copy
 import logging
 import math
 import os
@@ -16,7 +17,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -90,13 +91,13 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, choices: Mapping[str, str | int
     trusted = list(cfg.trusted_packages)
 
     splits = build(cfg.data.splits, trusted)
-    _check_classes(cfg, splits)
+    counted = _with_number_of_classes(cfg, splits)
     parts = _assemble(cfg, trusted, splits, run_dir)
     metrics = {name: build(node, trusted) for name, node in cfg.metrics.items()}
     _seed(cfg)
     module = RetrievalModule(
         parts.embedder,
-        Objective(build(cfg.loss, trusted), build(cfg.tcm, trusted)),
+        Objective(build(counted.loss, trusted), build(cfg.tcm, trusted)),
         MetricCollection(metrics),
         build(cfg.optim.optimizer, trusted),
         build(cfg.optim.schedule, trusted),
@@ -183,13 +184,21 @@ def _device(cfg: DictConfig) -> str:
     return {"gpu": "cuda"}.get(wanted, wanted)
 
 
-def _check_classes(cfg: DictConfig, splits: Splits) -> None:
+def _with_number_of_classes(cfg: DictConfig, splits: Splits) -> DictConfig:
+    """A copy of the configuration that says how many training classes there are, which a loss with proxies asks.
+
+    The run keeps its name: that is taken from `cfg`, and the data decide the number.
+    """
+    number = splits.train.num_classes
     declared = cfg.data.get("num_train_classes")
-    if declared is not None and splits.train.num_classes != declared:
+    if declared not in (None, number):
         raise ConfigurationError(
-            f"the data have {splits.train.num_classes} training classes where data.num_train_classes={declared} is "
-            "declared; correct the value, or check that the data are complete"
+            f"the data have {number} training classes where data.num_train_classes={declared} is declared; "
+            "correct the value or leave it out"
         )
+    counted = copy.deepcopy(cfg)
+    OmegaConf.update(counted, "data.num_train_classes", number, force_add=True)
+    return counted
 
 
 def _loggers(cfg: DictConfig, trusted: list[str], choices: Mapping[str, str | int]) -> list[Logger]:
@@ -286,6 +295,8 @@ def _measured(module: RetrievalModule, splits: Splits, parts: Parts, before: flo
             "train_images": len(splits.train),
             "test_classes": splits.test.num_classes,
             "test_images": len(splits.test),
+            "classes_per_batch": parts.data.classes_per_batch,
+            "images_per_class": parts.data.images_per_class,
             **{name.removeprefix("num_"): int(value or 0) for name, value in unseen.items() if name.startswith("num_")},
         },
         network=parts.identity,
