@@ -136,14 +136,17 @@ def verify(
 
     with _progress("reading images") as on_progress:
         found = verification(
-            source.splits_of, source.root, subset=subset, remedy=source.remedy, processes=processes,
-            on_progress=on_progress,
+            source.splits_of, source.root, subset=subset, benchmark=source.benchmark, remedy=source.remedy,
+            processes=processes, on_progress=on_progress,
         )  # fmt: skip
     if as_json:
         typer.echo(json.dumps({"name": name, "root": str(source.root), **found.as_json()}, indent=2))
     else:
         for line in _verdict(source, found, subset):
             typer.echo(line)
+        if found.benchmark and source.benchmark:
+            verdict, reason = found.benchmark
+            typer.echo(f"is it the benchmark {source.benchmark.title}? {verdict}: {reason}")
     if not found.ok:
         raise typer.Exit(1)
 
@@ -187,12 +190,14 @@ class Source(NamedTuple):
     Attributes:
         splits_of: Called as ``splits_of(root, subset=...)``.
         remedy: What to do about a damaged copy; None: the images are the user's own.
+        benchmark: What a copy can be compared with, if it is one of the four.
     """
 
     name: str
     root: Path
     splits_of: "Callable[..., Splits]"
     remedy: str | None = None
+    benchmark: "Dataset | None" = None
 
 
 def _source(name: str, root: Path | None) -> Source:
@@ -216,7 +221,8 @@ def _source(name: str, root: Path | None) -> Source:
             f"if this is a copy of {name}, {moved}run `tcm-bench data prepare {name}{given}` (with --from ARCHIVES if "
             "you have them); give another folder with --root, accept a part with --subset"
         )
-        return Source(name, place, DATASETS[name].splits, remedy)
+        dataset = DATASETS[name]
+        return Source(name, place, dataset.splits, remedy, None if dataset.fingerprints is None else dataset)
     described = {path.stem for path in (PROJECT_ROOT / "conf" / "data").glob("[!_]*.yaml")}
     if name in described:
         return _described(name, root)

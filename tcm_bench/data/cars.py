@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy.io import loadmat
 
-from tcm_bench.data.listing import find_root, halves, is_left_by_mac, open_world, unpacked
+from tcm_bench.data.listing import find_root, halves, is_left_by_mac, open_world
 from tcm_bench.data.table import Splits
 
 DATASET = "Cars-196"
@@ -43,14 +43,14 @@ def cars(root: str | Path, *, subset: bool = False) -> Splits:
     else:
         paths, classes = _devkit(root)
     train, test = halves(paths, classes, RANGES["test"].start)
-    return open_world(DATASET, root, train, test, _class_names(root), COUNTS, ranges=RANGES, subset=subset)
+    names, nested = _class_names(root), ("car_ims", "cars_train", "cars_test")
+    return open_world(DATASET, root, train, test, names, COUNTS, ranges=RANGES, subset=subset, nested=nested)
 
 
 def _single_list(root: Path) -> tuple[list[str], list[int]]:
     """Paths and classes of layout A."""
-    folder = unpacked(root, "car_ims")
     paths, classes = _annotations(root / "cars_annos.mat", "relative_im_path")
-    return [f"{folder}/{path.removeprefix('car_ims/')}" for path in paths], classes
+    return [f"car_ims/{path.removeprefix('car_ims/')}" for path in paths], classes
 
 
 def _devkit(root: Path) -> tuple[list[str], list[int]]:
@@ -65,7 +65,7 @@ def _devkit(root: Path) -> tuple[list[str], list[int]]:
     for folder, file in files.items():
         assert file is not None
         names, numbers = _annotations(file, "fname")
-        paths += [f"{unpacked(root, folder)}/{name}" for name in names]
+        paths += [f"{folder}/{name}" for name in names]
         classes += numbers
     return paths, classes
 

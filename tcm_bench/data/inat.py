@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tcm_bench.data.listing import Listing, find_root, open_world, read_lines, unpacked
+from tcm_bench.data.listing import Listing, find_root, open_world, read_lines
 from tcm_bench.data.table import Splits
 
 DATASET = "iNaturalist-2018"
@@ -32,10 +32,9 @@ def inat(root: str | Path, *, subset: bool = False) -> Splits:
     """
     lists = find_root(DATASET, root, TRAIN_LIST)
     root = _place_of_images(Path(root), lists)
-    folder = unpacked(root, IMAGES)
     names: dict[int, str] = {}
-    train, test = (_listing(lists / file, folder, names) for file in (TRAIN_LIST, TEST_LIST))
-    return open_world(DATASET, root, train, test, names, COUNTS, ranges=RANGES, subset=subset)
+    train, test = (_listing(lists / file, names) for file in (TRAIN_LIST, TEST_LIST))
+    return open_world(DATASET, root, train, test, names, COUNTS, ranges=RANGES, subset=subset, nested=(IMAGES,))
 
 
 def _place_of_images(root: Path, lists: Path) -> Path:
@@ -46,7 +45,7 @@ def _place_of_images(root: Path, lists: Path) -> Path:
     return folder
 
 
-def _listing(path: Path, folder: str, names: dict[int, str]) -> Listing:
+def _listing(path: Path, names: dict[int, str]) -> Listing:
     """One list; adds its species to ``names``."""
     paths, classes = [], []
     number_of: dict[str, int] = {}
@@ -62,7 +61,7 @@ def _listing(path: Path, folder: str, names: dict[int, str]) -> Listing:
                 raise ValueError(f"{path} has the species {species} both as {names[int(species)]} and as {place}")
         if not file:
             raise _unexpected(path, line)
-        paths.append(f"{folder}/{place}/{file}")
+        paths.append(f"{IMAGES}/{place}/{file}")
         classes.append(number_of[place])
     return Listing(paths, classes)
 

@@ -35,11 +35,14 @@ def open_world(
     counts: Counts | None = None,
     *,
     ranges: Mapping[str, range] | None = None,
-    subset: bool = False,
+    subset: bool | None = None,
+    nested: Sequence[str] = (),
 ) -> Splits:
     """The two tables of a dataset, checked against the numbers it is known by.
 
-    That a whole copy holds as many classes as the range of their numbers, none outside, proves that it holds each.
+    The fingerprint covers side, path and class name, row by row, as the lists have them: it is the same wherever and
+    however nested a copy lies. That a whole copy holds as many classes as the range of their numbers, none outside,
+    proves that it holds each.
 
     Args:
         dataset: Its name, for messages.
@@ -50,7 +53,9 @@ def open_world(
         counts: ``{"train": (classes, images), "test": (classes, images)}`` as they must be; ``None``: not
             checked.
         ranges: Class numbers of ``train`` and ``test`` as they must be; ``None``: not checked.
-        subset: Accept fewer of each; more are never accepted. Class numbers may then lie in either range.
+        subset: Accept fewer of each; more are never accepted. Class numbers may then lie in either range. None: as
+            False, of a dataset that has no such setting.
+        nested: Folders that a copy may hold inside a folder of the same name, as some mirrors unpack archives.
 
     Raises:
         ValueError: If a split has another number of classes or images, a class number is out of range or has no
@@ -58,6 +63,7 @@ def open_world(
     """
     _check_counts(dataset, root, {"train": train, "test": test}, counts or {}, subset)
     tables, digest = {}, hashlib.sha256()
+    inner = tuple(f"{folder}/" for folder in nested if (root / folder / folder).is_dir())
     for split, (paths, classes) in {"train": train, "test": test}.items():
         numbers, labels = np.unique(np.asarray(classes, dtype=np.int64), return_inverse=True)
         if not len(paths):
@@ -69,7 +75,8 @@ def open_world(
             if number not in class_names:
                 raise ValueError(f"{root} has images of the {split} class {number}, but no name for it")
         names = [class_names[number] for number in numbers.tolist()]
-        tables[split] = ImageFiles(labels, names, Paths(root, paths))
+        places = [path[: path.index("/") + 1] + path if path.startswith(inner) else path for path in paths]
+        tables[split] = ImageFiles(labels, names, Paths(root, places))
         for path, label in zip(paths, labels.tolist(), strict=True):
             digest.update(os.fsencode(f"{split}\t{path}\t{names[label]}\n"))
     _check_paths(dataset, root, [*train.paths, *test.paths])
@@ -133,11 +140,6 @@ def find_root(dataset: str, root: str | Path, *markers: str) -> Path:
 def is_left_by_mac(path: Path) -> bool:
     """Whether it lies among the copies of file attributes that a Mac adds to an archive."""
     return any(part == "__MACOSX" or part.startswith("._") for part in path.parts)
-
-
-def unpacked(root: Path, folder: str) -> str:
-    """``folder``, or ``folder/folder``: some mirrors unpack each archive into a folder of its own name."""
-    return f"{folder}/{folder}" if (root / folder / folder).is_dir() else folder
 
 
 def read_lines(path: Path) -> list[str]:

@@ -48,6 +48,8 @@ class Dataset:
         splits: `splits(root, subset=...)` reads it; with `subset` fewer classes and images are accepted.
         terms: Under which it may be used, in a line.
         counts: `{"train": (classes, images), "test": (classes, images)}` of the whole.
+        fingerprints: Of the lists that are published, as `Splits.fingerprint` gives it, by the folder that the first
+            path begins with, which tells the layout; empty: no list of a benchmark is known. None: no benchmark.
         manual: Steps by hand, for what no link gives.
         archives: Published files; together they are the dataset.
         keep: Names of files and folders (patterns) that belong to it, each with the name it gets in the root; None
@@ -62,6 +64,7 @@ class Dataset:
     splits: Callable[..., Splits]
     terms: str
     counts: Mapping[str, tuple[int, int]]
+    fingerprints: Mapping[str, str] | None = None
     manual: str = ""
     archives: tuple[Archive, ...] = ()
     keep: Mapping[str, str | None] = field(default_factory=dict)
@@ -77,6 +80,7 @@ BENCHMARKS = (
         splits=cub.cub,
         terms="images belong to their photographers on Flickr; for non-commercial research and education",
         counts=cub.COUNTS,
+        fingerprints={"images": "960048c328f7845d0256a6fed086d75cef62e2399b6430bd09f2b880c0e76fba"},
         manual=(
             "Download CUB_200_2011.tgz from https://data.caltech.edu/records/65de6-vp158 in a browser.\n"
             "(CUB-200 without a year, of 2010, is another dataset.)"
@@ -97,6 +101,7 @@ BENCHMARKS = (
         splits=cars.cars,
         terms="for non-commercial research; images were collected from the web",
         counts=cars.COUNTS,
+        fingerprints={"cars_train": "b7228f931aa99102bd9bc45da89128dd9094076e63711ea15a18af6eae510cec"},  # of layout B
         manual=(
             "Stanford's own links are dead since 2023. Get one of these:\n"
             "A. car_ims.tgz (md5 d5c8f0aa497503f355e17dc7886c3f14) and cars_annos.mat (md5\n"
@@ -129,6 +134,7 @@ BENCHMARKS = (
         splits=sop.sop,
         terms="for non-commercial research; images were collected from eBay",
         counts=sop.COUNTS,
+        fingerprints={},
         manual=(
             "Download Stanford_Online_Products.zip by the link on https://cvgl.stanford.edu/projects/lifted_struct/\n"
             "or with an FTP client from ftp://cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip"
@@ -149,6 +155,7 @@ BENCHMARKS = (
         splits=inat.inat,
         terms="for non-commercial research and education; each photograph has a licence of its own",
         counts=inat.COUNTS,
+        fingerprints={},
         manual=(
             "Download Inat_dataset_splits.zip, the lists of the retrieval split, in a browser from\n"
             "https://drive.google.com/file/d/1sXfkBTFDrRU3__-NUs1qBP3sf_0uMB98 (nobody states its checksum).\n"

@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from tcm_bench.data.table import ImageArray, ImageFiles, Splits, Table
+from tcm_bench.prepare.catalog import Dataset
 from tcm_bench.prepare.picture import DIGEST_BYTES, Unreadable, digest_of_pixels, pixel_digest, read_all
 from tcm_bench.prepare.prepare import PREPARED, read_prepared
 
@@ -38,6 +39,18 @@ class Count(NamedTuple):
     images: int = 0
 
 
+class Identity(NamedTuple):
+    """Whether a copy is the benchmark, going by its counts and its list; damaged images are faults of their own.
+
+    Attributes:
+        verdict: "unknown" if the counts are right and there is no published list to compare with.
+        reason: Why.
+    """
+
+    verdict: Literal["yes", "no", "unknown"]
+    reason: str
+
+
 @dataclass(frozen=True)
 class Verification:
     """What :func:`verify` found.
@@ -47,12 +60,14 @@ class Verification:
         test: The same of the other side.
         fingerprint: See :class:`~tcm_bench.data.table.Splits`; None if the lists cannot be read.
         faults: Empty if all is well.
+        benchmark: Whether this is the benchmark; None: the dataset is none.
     """
 
     train: Count
     test: Count
     fingerprint: str | None
     faults: Sequence[Fault]
+    benchmark: Identity | None = None
 
     @property
     def ok(self) -> bool:
@@ -66,6 +81,7 @@ class Verification:
             "train": self.train._asdict(),
             "test": self.test._asdict(),
             "fingerprint": self.fingerprint,
+            "benchmark": self.benchmark and self.benchmark._asdict(),
             "faults": [{"path": fault.path, "reason": fault.reason} for fault in self.faults],
         }
 
@@ -75,6 +91,7 @@ def verify(
     root: Path,
     *,
     subset: bool = False,
+    benchmark: Dataset | None = None,
     remedy: str | None = None,
     processes: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -84,7 +101,8 @@ def verify(
     Args:
         splits_of: Reader of the dataset, called as ``splits_of(root, subset=...)``; its ValueError is a fault.
         root: Folder or file of the dataset.
-        subset: Accept fewer classes and images than the dataset's.
+        subset: Accept fewer classes and images than the dataset's, or others.
+        benchmark: What the copy is compared with; None: nothing.
         remedy: What to do about a copy that is not as it should be; None: the images are the user's own.
         processes: How many read images; None: one a core.
         on_progress: Told how many images have been read, and of how many.
@@ -104,7 +122,11 @@ def verify(
             fault = Fault(_place(root, error), reason, "the dataset is not what it should be")
             faults += [fault] * (fault not in faults)
     if splits is None:
-        return Verification(Count(), Count(), None, faults)
+        identity = Identity("no", "its lists cannot be read") if benchmark else None
+        return Verification(Count(), Count(), None, faults, identity)
+    identity = _identity(benchmark, splits) if benchmark else None
+    if identity and identity.verdict == "no" and not subset and not faults:  # of the counts, else
+        faults.append(Fault(str(root), f"is not the benchmark: {identity.reason}; {cure}", "is another list"))
 
     tables = {"train": splits.train, "test": splits.test}
     paths = {side: item_paths(table, root, side) for side, table in tables.items()}
@@ -136,7 +158,30 @@ def verify(
         cure = "the published archives have it so: report it with the numbers"
     faults += _on_both_sides(digests, paths, cure)
     counts = {side: Count(table.num_classes, len(table)) for side, table in tables.items()}
-    return Verification(counts["train"], counts["test"], splits.fingerprint, faults)
+    return Verification(counts["train"], counts["test"], splits.fingerprint, faults, identity)
+
+
+def _identity(benchmark: Dataset, splits: Splits) -> Identity:
+    """Compare counts, then the list with the published one of its layout."""
+    found = {"train": splits.train, "test": splits.test}
+    wrong = [
+        f"{number:,} {side} {kind} where {expected:,} are expected"
+        for side, table in found.items()
+        for kind, number, expected in zip(
+            Count._fields, (table.num_classes, len(table)), benchmark.counts[side], strict=True
+        )
+        if number != expected
+    ]
+    if wrong:
+        return Identity("no", ", ".join(wrong))
+    assert isinstance(splits.train, ImageFiles)
+    layout = splits.train.paths.name(0).partition("/")[0]
+    published = (benchmark.fingerprints or {}).get(layout)
+    if published is None:
+        return Identity("unknown", "its counts are the benchmark's, but of no list in this layout is the hash known")
+    if published != splits.fingerprint:
+        return Identity("no", f"its list has sha256 {splits.fingerprint[:12]}, the published one {published[:12]}")
+    return Identity("yes", "its counts and its list are the published ones")
 
 
 def item_paths(table: Table, root: Path, side: str) -> Sequence[str]:

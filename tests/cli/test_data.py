@@ -1,11 +1,14 @@
 """`tcm-bench data list`, `prepare`, `verify`, `stats` and `table`."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import official
@@ -14,6 +17,7 @@ from typer.testing import CliRunner
 
 from tcm_bench.cli.app import app
 from tcm_bench.cli.data import EMBEDDED, _described
+from tcm_bench.config import PROJECT_ROOT
 from tcm_bench.prepare.catalog import DATASETS
 
 COMMAND = Path(sys.executable).with_name("tcm-bench")
@@ -120,8 +124,9 @@ def test_a_subset_of_each_benchmark_is_verified(name, tmp_path):
     assert len(found["fingerprint"]) == 64
     done = data("verify", name, "--root", tmp_path, "--subset")
     assert done.exit_code == 0
-    (line,) = done.stdout.splitlines()
+    line, identity = done.stdout.splitlines()
     assert line.startswith(f"{tmp_path} is a subset of {name}, all well: 17 train images of 4 classes and 17 test")
+    assert re.fullmatch(r"is it the benchmark .*\? no: 4 train classes where .* are expected", identity)
     assert not done.stderr
 
 
@@ -137,6 +142,57 @@ def test_without_subset_a_part_is_not_the_benchmark(cub_root):
     assert "17 train images where it has 5864" in fault["reason"]
     assert f"; if this is a copy of cub, run `tcm-bench data prepare cub --root {cub_root}`" in fault["reason"]
     assert "accept a part with --subset" in fault["reason"]
+
+
+LISTS = {  # of the small copies in tests/official.py, as sha256sum gives it for their lines "side, path, class"
+    "cub": "8c134514fa5234689514e231fb1299a1c2470937456dd9f4b8042da18c2e6865",
+    "cars": "49defb6448d6d0c9bffe0f2166547ba4faa6d22f9c7f1ade474a2d6041eecb09",
+}
+
+
+def small_benchmark(name, monkeypatch, fingerprints):
+    """Makes the small copy of a benchmark the benchmark itself."""
+    monkeypatch.setattr(sys.modules[f"tcm_bench.data.{name}"], "COUNTS", official.COUNTS)
+    small = dataclasses.replace(DATASETS[name], counts=official.COUNTS, fingerprints=fingerprints)
+    monkeypatch.setitem(DATASETS, name, small)
+
+
+def identity(name, root, status=0, *words):
+    done = data("verify", name, "--root", root, "--json", *words)
+    assert done.exit_code == status, done.output
+    return json.loads(done.stdout)["benchmark"]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("name", LISTS)
+def test_verify_says_whether_a_copy_is_the_benchmark(tmp_path, monkeypatch, name, nested):
+    fingerprint = LISTS[name]
+    (layout,) = DATASETS[name].fingerprints  # the one whose published list has been read
+    small_benchmark(name, monkeypatch, {layout: fingerprint})
+    {"cub": official.cub_folder, "cars": partial(official.cars_folder_b, nested=nested)}[name](tmp_path)
+    assert identity(name, tmp_path) == {"verdict": "yes", "reason": "its counts and its list are the published ones"}
+
+    small_benchmark(name, monkeypatch, {layout: "0" * 64})
+    reason = f"its list has sha256 {fingerprint[:12]}, the published one 000000000000"
+    assert identity(name, tmp_path, 1) == {"verdict": "no", "reason": reason}
+    assert identity(name, tmp_path, 0, "--subset") == {"verdict": "no", "reason": reason}
+    assert f"is not the benchmark: {reason}; if this is a copy" in data("verify", name, "--root", tmp_path).stdout
+
+    small_benchmark(name, monkeypatch, {"another": fingerprint})
+    assert identity(name, tmp_path)["verdict"] == "unknown"
+    last = data("verify", name, "--root", tmp_path).stdout.splitlines()[-1]
+    assert last.startswith(f"is it the benchmark {DATASETS[name].title}? unknown: its counts are the benchmark's, but")
+
+
+def test_a_copy_with_other_counts_is_not_the_benchmark_and_one_without_lists_neither(cub_root, tmp_path):
+    reason = "4 train classes where 100 are expected, 17 train images where 5,864 are expected, "
+    reason += "4 test classes where 100 are expected, 17 test images where 5,924 are expected"
+    assert identity("cub", cub_root, 1) == {"verdict": "no", "reason": reason}
+    assert identity("cub", tmp_path, 1) == {"verdict": "no", "reason": "its lists cannot be read"}
+
+
+def test_a_set_that_is_no_benchmark_is_not_compared_with_one():
+    assert identity("icons", PROJECT_ROOT / "data" / "icons") is None
 
 
 def test_json_is_printed_for_a_folder_that_is_not_there(tmp_path):
@@ -162,8 +218,8 @@ def test_many_faults_of_a_kind_are_counted_and_all_in_the_json(tmp_path):
     assert lines[1].startswith(f"  {photos[30]}: is empty (0 bytes); if this is a copy of cub, run `tcm-bench ")
     assert lines[2] == "is missing (25):"
     assert sum(": is missing; " in line for line in lines) == 20
-    assert lines[-2] == "  and 5 more, listed by --json"
-    assert lines[-1].startswith(f"{tmp_path} is not what cub should be: 26 faults; 17 train images")
+    assert lines[-3] == "  and 5 more, listed by --json"
+    assert lines[-2].startswith(f"{tmp_path} is not what cub should be: 26 faults; 17 train images")
     found = json.loads(data("verify", "cub", "--root", tmp_path, "--subset", "--json").stdout)
     assert {fault["path"] for fault in found["faults"]} == {str(path) for path in [*photos[:25], photos[30]]}
 

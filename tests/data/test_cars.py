@@ -1,3 +1,4 @@
+import hashlib
 import re
 
 import numpy as np
@@ -50,6 +51,18 @@ def test_train_and_test_folders_are_merged(tmp_path, nested):
     assert found[9:11] == [f"{test}/00009.jpg", f"{test}/00010.jpg"]
     assert splits.test.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 3, 0, 0, 1, 1, 2, 2, 3, 3]
     assert len({*splits.train.paths, *splits.test.paths}) == 34
+
+
+def test_the_fingerprint_does_not_depend_on_how_the_folders_are_nested(tmp_path):
+    plain = cars(official.cars_folder_b(tmp_path / "plain"), subset=True)
+    nested = cars(official.cars_folder_b(tmp_path / "nested", nested=True, list_a=True), subset=True)
+    assert nested.fingerprint == plain.fingerprint
+    lines = [
+        f"{side}\t{table.paths.name(row)}\t{table.class_names[label]}\n"
+        for side, table in (("train", plain.train), ("test", plain.test))
+        for row, label in enumerate(table.labels)
+    ]
+    assert plain.fingerprint == hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def test_both_layouts_at_once_are_read_as_a(tmp_path):

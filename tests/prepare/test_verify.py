@@ -60,6 +60,7 @@ def test_a_good_copy_has_no_fault_whatever_else_lies_beside_it(root):
         "train": {"classes": 4, "images": 17},
         "test": {"classes": 4, "images": 17},
         "fingerprint": cub(root, subset=True).fingerprint,
+        "benchmark": None,
         "faults": [],
     }
     assert seen[-1] == (34, 34)
