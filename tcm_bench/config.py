@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import json
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -108,10 +109,18 @@ def _read_sha256(file: Path, size: int, modified: int) -> str:
     return file_sha256(file)
 
 
-def content_sha256(path: str) -> str:
+def content_sha256(path: str, prepared: str | None = None, *, _parent_: DictConfig) -> str:
     """Resolver `${content_sha256:PATH}`: what lies at a path, not the path itself, names a run.
 
     A folder is hashed by the names and the bytes of all files below it.
+
+    Args:
+        path: A file or folder.
+        prepared: Name of the set that it is part of, if `tcm-bench data prepare` makes it.
+        _parent_: The node that asks, which says by one of `PLACES` where its data lie.
+
+    Raises:
+        ConfigurationError: If nothing can be read there; names the key and what to do.
     """
     place = Path(path)
     try:
@@ -121,10 +130,13 @@ def content_sha256(path: str) -> str:
             return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
         return _bytes_sha256(place)
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot read {path}: {error.strerror}; give the path of existing data; "
-            "`tcm-bench data list` says what can be prepared"
-        ) from error
+        key = next((key for key in reversed(PLACES) if path.startswith(str(_parent_.get(key)))), "sha256")
+        remedy = "give the path of your data"
+        if prepared:
+            command = f"tcm-bench data prepare {prepared} --root {shlex.quote(str(_parent_.root))}"
+            remedy = f"`{command}` puts them there, or give another folder"
+        place = f"{_parent_._get_full_key(key)}: cannot read {path}"
+        raise ConfigurationError(f"{place}: {error.strerror}; {remedy}") from error
 
 
 OmegaConf.register_new_resolver("run_id", run_id, replace=True)
@@ -235,6 +247,25 @@ def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> No
         raise ConfigurationError(f"seed must be a whole number of at least 0, got {cfg.seed}")
     if cfg.machine.threads < 1:
         raise ConfigurationError(f"machine.threads must be at least 1, got {cfg.machine.threads}")
+    if cfg.machine.num_workers < 0:
+        raise ConfigurationError(
+            f"machine.num_workers must be at least 0 (the run itself decodes), got {cfg.machine.num_workers}"
+        )
+
+
+def absent_data(cfg: DictConfig) -> str | None:
+    """The reader's sentence if nothing at all lies where a run's data should be; None if something does.
+
+    Cheap: data that are there are not read.
+    """
+    places = [Path(str(cfg.data[key])) for key in PLACES if cfg.data.get(key) is not None]
+    if all(any(place.iterdir()) if place.is_dir() else place.exists() for place in places):
+        return None
+    try:
+        build(cfg.data.splits, list(cfg.trusted_packages))
+    except (ValueError, OSError, OmegaConfBaseException) as error:
+        return explain(error) or str(error)
+    return None
 
 
 def _plain_keys(node: Any, prefix: str = "") -> set[str]:
@@ -292,12 +323,18 @@ def explain(error: BaseException) -> str | None:
         options = error.options or []
         return f"there is no {group.replace('/', '.') or 'configuration'}={option}{_nearest(option, options)}"
     if isinstance(error, OverrideParseException):
-        return f"cannot read '{error.override}' as key=value: {_first_line(error)}"
+        key, _, value = str(error.override).partition("=")
+        reason = _first_line(error)
+        if value and not set(value) & set("[]{}'\""):  # a text, with characters that mean something to Hydra or nothing
+            reason = f"quote it for the shell and for Hydra: '{key}=\"{value}\"'"
+        return f"cannot read '{error.override}' as key=value: {reason}"
     for cause in chain:
         if missing := re.search(r"Missing mandatory value: (\S+)", str(cause)):
             return f"{missing[1]} must be given: {missing[1]}=..."
         if isinstance(cause, InterpolationResolutionError):
-            reason = _first_line(cause).rpartition("raised while resolving interpolation: ")[2]
+            kind, _, reason = _first_line(cause).rpartition(" raised while resolving interpolation: ")
+            if kind == ConfigurationError.__name__:  # a sentence of ours
+                return reason
             return f"{getattr(cause, 'full_key', None) or 'a value'}: {reason}"
     unknown = re.search(r"Could not override '([^']+)'", str(error))
     if isinstance(error, ConfigCompositionException) and unknown:

@@ -26,7 +26,7 @@ from rich.live import Live
 from rich.text import Text
 
 from tcm_bench import ledger
-from tcm_bench.config import ConfigurationError, check, choices, explain
+from tcm_bench.config import ConfigurationError, absent_data, check, choices, explain
 
 
 class Run(TypedDict):
@@ -100,7 +100,7 @@ def _compose_jobs(config: DictConfig) -> list[DictConfig]:
 
 
 def _refuse_nonsense(jobs: list[DictConfig]) -> None:
-    """No job, one job twice, or several devices a job where no launcher makes a process group for each.
+    """No job, one job twice, no data, or several devices a job where no launcher makes a process group for each.
 
     Raises:
         ConfigurationError: With what was wrong and what would be right.
@@ -112,6 +112,9 @@ def _refuse_nonsense(jobs: list[DictConfig]) -> None:
         raise ConfigurationError(
             f"{count} jobs of this sweep are the same run {twice}: they differ only in values that decide no number"
         )
+    waiting = (job for job in jobs if job.force or ledger.state(Path(job.run_dir)) != "finished")
+    if absent := dict.fromkeys(filter(None, map(absent_data, waiting))):
+        raise ConfigurationError("; ".join(absent))
     job = jobs[0]
     if job.machine.devices not in (1, "auto") and "submitit" not in job.hydra.launcher._target_:
         raise ConfigurationError(

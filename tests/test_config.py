@@ -187,7 +187,17 @@ def train(*overrides, cwd=PROJECT_ROOT):
         (["machine.threads=0"], "error: machine.threads must be at least 1"),
         (
             ["data=features", "data.file=/nowhere.npz"],
-            "error: data.sha256: cannot read /nowhere.npz: No such file or directory",
+            "error: data.file: cannot read /nowhere.npz: No such file or directory; give the path of your data\n",
+        ),
+        (["data=folder", "data.root=/nowhere"], "error: data.root: cannot read /nowhere: No such file"),
+        (["data=folder"], "error: data.root must be given"),
+        (["data=folder", "data.root=/x/größe"], """: quote it for the shell and for Hydra: 'data.root="/x/größe"'\n"""),
+        (["data=folder", "data.root=/x/a (1)"], """: quote it for the shell and for Hydra: 'data.root="/x/a (1)"'\n"""),
+        (["data=mnist", "data.root=/nowhere"], "`tcm-bench data prepare mnist --root /nowhere` puts them there"),
+        (["-m", "data=mnist,emoji_full", "data.root=/nowhere"], "`tcm-bench data prepare mnist --root /nowhere`"),
+        (
+            ["machine.num_workers=-1"],
+            "error: machine.num_workers must be at least 0 (the run itself decodes), got -1\n",
         ),
         (["seed="], "error: seed must be a whole number, got ''"),
         (["seed"], "error: cannot read 'seed' as key=value"),
@@ -204,6 +214,18 @@ def test_a_mistake_on_the_command_line_gets_one_sentence_and_status_2(overrides,
     assert sentence in stderr
     assert stderr.count("\n") == 1, stderr
     assert not list(tmp_path.glob("runs/*"))
+
+
+def test_a_sweep_without_its_data_says_once_for_each_set_how_to_get_it(tmp_path):
+    status, stderr = train(
+        "-m", "data=cub,sop,icons", "seed=0,1", "tcm=none,paper", f"machine.data_dir={tmp_path}",
+        f"machine.output_dir={tmp_path / 'out'}",
+    )  # fmt: skip
+    assert status == 2
+    assert stderr.count("\n") == 1, stderr
+    for name in ("cub", "sop"):
+        assert stderr.count(f"`tcm-bench data prepare {name} --root {tmp_path / name}`") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_showing_the_configuration_runs_nothing(tmp_path):

@@ -37,7 +37,7 @@ def cars(root: str | Path, *, subset: bool = False) -> Splits:
     References:
         Krause et al., "3D Object Representations for Fine-Grained Categorization", 2013.
     """
-    root = find_root(DATASET, root, "car_ims", "cars_train")
+    root = find_root(DATASET, "cars", root, "car_ims", "cars_train")
     if (root / "car_ims").is_dir() and ((root / "cars_annos.mat").is_file() or not (root / "cars_train").is_dir()):
         paths, classes = _single_list(root)
     else:

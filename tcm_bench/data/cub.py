@@ -28,7 +28,7 @@ def cub(root: str | Path, *, subset: bool = False) -> Splits:
     References:
         Wah et al., "The Caltech-UCSD Birds-200-2011 Dataset", 2011.
     """
-    root = find_root(DATASET, root, "images.txt")
+    root = find_root(DATASET, "cub", root, "images.txt")
     images, labels, names = (root / name for name in ("images.txt", "image_class_labels.txt", "classes.txt"))
     label_of, name_of = _by_number(labels), _by_number(names)
     class_of = dict(zip(label_of, whole_numbers(labels, list(label_of.values())), strict=True))

@@ -23,15 +23,15 @@ def folder(root: str | Path, counts: Counts | None = None, sha256: str | None = 
         counts: See :func:`~tcm_bench.data.listing.open_world`.
 
     Raises:
-        ValueError: If there is no image, a class is in both splits, or the counts differ.
+        ValueError: If there are fewer than two classes for a side, a class is in both splits, or the counts differ.
     """
     root = Path(root)
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder: set data.root to one that holds a folder of images per class")
     if (root / "train").is_dir() and (root / "test").is_dir():
-        train, test = _class_folders(root / "train"), _class_folders(root / "test")
+        train, test = _class_folders(root / "train", 2), _class_folders(root / "test", 2)
     else:
-        both = _class_folders(root)
+        both = _class_folders(root, 4)
         train, test = both[0::2], both[1::2]
     names = [path.name for path in train + test]
     listings = (
@@ -42,10 +42,24 @@ def folder(root: str | Path, counts: Counts | None = None, sha256: str | None = 
     return splits if sha256 is None else replace(splits, fingerprint=sha256)
 
 
-def _class_folders(parent: Path) -> list[Path]:
-    """Folders in ``parent`` with an image in them, by name."""
+def _class_folders(parent: Path, needed: int) -> list[Path]:
+    """Folders in ``parent`` with an image in them, by name.
+
+    Raises:
+        ValueError: If there are fewer than are needed.
+    """
     folders = sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [path for path in folders if _images(path)]
+    classes = [path for path in folders if _images(path)]
+    if len(classes) < needed:
+        loose = sum(path.is_file() and _is_image(path.name) for path in parent.iterdir())
+        names = f" ({', '.join(path.name for path in classes)})" if classes else ""
+        beside = f", and {loose} images outside of any" if loose else ""
+        side = "" if needed == 2 else ", half to learn from and half to evaluate on, or train/ and test/ with two each"
+        raise ValueError(
+            f"{parent} has {len(classes)} folder(s) of images{names}{beside}, where at least {needed} are needed: "
+            f"one for each class{side}"
+        )
+    return classes
 
 
 def _listing(root: Path, folders: list[Path], first_number: int) -> Listing:
@@ -60,9 +74,8 @@ def _listing(root: Path, folders: list[Path], first_number: int) -> Listing:
 
 def _images(path: Path) -> list[str]:
     """Paths of the images below a folder, sorted."""
-    return sorted(
-        f"{folder}/{name}"
-        for folder, _, names in os.walk(path)
-        for name in names
-        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-    )
+    return sorted(f"{folder}/{name}" for folder, _, names in os.walk(path) for name in names if _is_image(name))
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")

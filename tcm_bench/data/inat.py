@@ -30,7 +30,7 @@ def inat(root: str | Path, *, subset: bool = False) -> Splits:
         Van Horn et al., "The iNaturalist Species Classification and Detection Dataset", CVPR 2018.
         Brown et al., "Smooth-AP: Smoothing the Path Towards Large-Scale Image Retrieval", ECCV 2020.
     """
-    lists = find_root(DATASET, root, TRAIN_LIST)
+    lists = find_root(DATASET, "inat", root, TRAIN_LIST)
     root = _place_of_images(Path(root), lists)
     names: dict[int, str] = {}
     train, test = (_listing(lists / file, names) for file in (TRAIN_LIST, TEST_LIST))

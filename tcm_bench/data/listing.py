@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -102,21 +103,32 @@ def halves(paths: Sequence[str], classes: Sequence[int], first_test_class: int) 
     return train, test
 
 
-def _check_counts(dataset: str, root: Path, listings: Mapping[str, Listing], counts: Counts, subset: bool) -> None:
+def _check_counts(
+    dataset: str, root: Path, listings: Mapping[str, Listing], counts: Counts, subset: bool | None
+) -> None:
     """Refuse other numbers of classes and images than those the dataset is known by, all of them at once."""
     wrong: list[str] = []
+    less = True
     for split, (paths, classes) in listings.items():
         found = {"classes": len(np.unique(np.asarray(classes, dtype=np.int64))), "images": len(paths)}
         for (kind, number), expected in zip(found.items(), counts.get(split, ()), strict=False):
             if number > expected or (number < expected and not subset):
                 place, owner = ("", "it") if wrong else (f" in {root}", dataset)
+                less &= number < expected
                 wrong.append(f"{number} {split} {kind}{place} where {owner} has {expected}")
     if wrong:
-        raise ValueError(f"found {', '.join(wrong)}: the copy is incomplete or is another dataset")
+        part = "; data.subset=true trains on the part that is there" if less and subset is not None else ""
+        raise ValueError(f"found {', '.join(wrong)}: the copy is incomplete or is another dataset{part}")
 
 
-def find_root(dataset: str, root: str | Path, *markers: str) -> Path:
+def find_root(dataset: str, name: str, root: str | Path, *markers: str) -> Path:
     """The folder that holds one of ``markers``: ``root``, or one at most two levels below, as archives unpack to.
+
+    Args:
+        dataset: As papers call it, for messages.
+        name: As `tcm-bench data prepare` calls it.
+        root: Where to look.
+        *markers: Files or folders, relative to the one that is looked for.
 
     Raises:
         ValueError: If there is none, or more than one.
@@ -134,7 +146,10 @@ def find_root(dataset: str, root: str | Path, *markers: str) -> Path:
             return folders[0]
     wanted = " or ".join(markers)
     what = f"has no {wanted}" if root.is_dir() else "is not a folder"
-    raise ValueError(f"{root} {what}: {dataset} is expected there, set data.root to the folder that holds {wanted}")
+    raise ValueError(
+        f"{root} {what}: {dataset} is expected there; `tcm-bench data prepare {name} --root {shlex.quote(str(root))}` "
+        f"puts it there, or set data.root to the folder that holds {wanted}"
+    )
 
 
 def is_left_by_mac(path: Path) -> bool:

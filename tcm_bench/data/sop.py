@@ -23,7 +23,7 @@ def sop(root: str | Path, *, subset: bool = False) -> Splits:
     References:
         Song et al., "Deep Metric Learning via Lifted Structured Feature Embedding", CVPR 2016.
     """
-    root = find_root(DATASET, root, "Ebay_train.txt")
+    root = find_root(DATASET, "sop", root, "Ebay_train.txt")
     train, test = _listing(root / "Ebay_train.txt"), _listing(root / "Ebay_test.txt")
     names = {number: f"product {number}" for number in {*train.classes, *test.classes}}
     return open_world(DATASET, root, train, test, names, COUNTS, ranges=RANGES, subset=subset)

@@ -1,5 +1,6 @@
 """Anyone's own images: a table that says where each lies, what it shows, and on which side of the split it is."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -69,8 +70,9 @@ def _rows(file: Path) -> pd.DataFrame:
             raise ValueError(f"{file} needs a column {missing[0]!r}, it has {', '.join(table.column_names) or 'none'}")
         known = {column: table[column] for column in (*NEEDED, *MASKS) if column in table.column_names}
         texts = {column: values.cast(pa.string()).fill_null("") for column, values in known.items()}
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{file} is no .csv or .parquet table ({str(error).splitlines()[0]})") from error
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        reason = re.sub(r"(got \d+): .*", r"\1", str(error).partition("\n")[0])  # not the row itself: it may be no text
+        raise ValueError(f"{file} is no table in .csv (as UTF-8) or .parquet: {reason}") from error
     rows = pa.table(texts).to_pandas().apply(lambda column: column.str.strip())
     rows.index += 1
     if pa.types.is_floating(known["label"].type):  # what pandas makes of whole numbers with a gap

@@ -110,9 +110,18 @@ class PackageWeights(ABC):
         """The network, with the name, source and hash of its weights.
 
         Raises:
-            ValueError: If the package is not to be had or its file is not the pinned one.
+            ValueError: If the package is not to be had, its file is not the pinned one, or it is of another network.
         """
-        network: Any = self.network(self.verified_file(), architecture, options)
+        file = self.verified_file()
+        try:
+            network: Any = self.network(file, architecture, options)
+        except (RuntimeError, KeyError, ValueError, AttributeError) as error:  # torch's, with a line for each tensor
+            raise ValueError(
+                f"the weights {self.name} are not of architecture={architecture}: take the hub's with "
+                f"`model/backbone=resnet50 model.backbone.architecture={architecture}`, or random ones with "
+                f"`'~model.backbone.weights' +model.backbone.weights._target_={RandomWeights.__module__}.RandomWeights "
+                "model.freeze=none`"
+            ) from error
         network.reset_classifier(0)
         source = f"{self.package}=={self.version}"
         return network, {"name": self.name, "source": source, "sha256": self.sha256}

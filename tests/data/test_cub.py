@@ -59,8 +59,11 @@ def test_every_image_is_rgb(root):
 
 
 def test_a_part_of_it_is_not_the_benchmark(root):
-    with pytest.raises(ValueError, match=r"found 4 train classes in .*CUB_200_2011 where CUB-200-2011 has 100"):
+    with pytest.raises(
+        ValueError, match=r"found 4 train classes in .*CUB_200_2011 where CUB-200-2011 has 100"
+    ) as caught:
         cub(root)
+    assert str(caught.value).endswith("another dataset; data.subset=true trains on the part that is there")
 
 
 @pytest.mark.parametrize(
@@ -72,8 +75,9 @@ def test_a_part_of_it_is_not_the_benchmark(root):
 )
 def test_more_than_the_benchmark_has_is_refused_even_of_a_part(root, monkeypatch, side, count, message):
     monkeypatch.setitem(COUNTS, side, count)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         cub(root, subset=True)
+    assert "data.subset" not in str(caught.value)  # which would not help
 
 
 def test_a_whole_set_has_each_class_of_its_range(tmp_path):
@@ -98,7 +102,9 @@ def test_a_whole_set_has_each_class_of_its_range(tmp_path):
 
 
 def test_a_missing_or_damaged_copy_is_named(root, tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere is not a folder: CUB-200-2011 is expected there, set data.root"):
+    with pytest.raises(
+        ValueError, match=r"nowhere is not a folder: CUB-200-2011 is expected there; `tcm-bench data prepare cub --"
+    ):
         cub(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty has no images.txt: CUB-200-2011 is expected"):

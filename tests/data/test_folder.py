@@ -62,7 +62,25 @@ def test_the_fingerprint_is_that_of_the_content(folder_root):
 def test_nothing_to_read_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere is not a folder: set data.root"):
         folder(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="found no train image of a folder of images per class"):
+    with pytest.raises(ValueError, match=r"0 folder\(s\) of images, where at least 4 are needed: one for each class"):
+        folder(tmp_path)
+    (tmp_path / "test").mkdir()
+    official.write_image(tmp_path / "train" / "a" / "1.jpg", 1)
+    with pytest.raises(ValueError, match=r"/train has 1 folder\(s\) of images \(a\), where at least 2 are needed"):
+        folder(tmp_path)
+
+
+def test_counts_of_ones_own_are_checked_without_talk_of_a_subset(folder_root):
+    with pytest.raises(ValueError, match=r"found 7 train images in .* has 9: .* another dataset$"):
+        folder(folder_root, {"train": (3, 9), "test": (2, 4)})
+
+
+def test_images_outside_of_folders_are_counted(tmp_path):
+    for number in range(3):
+        official.write_image(tmp_path / f"{number}.jpg", number)
+    official.write_image(tmp_path / "one" / "3.jpg", 3)
+    message = r"has 1 folder\(s\) of images \(one\), and 3 images outside of any, where at least 4 are needed"
+    with pytest.raises(ValueError, match=message):
         folder(tmp_path)
 
 
