@@ -32,6 +32,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from tcm_bench.ledger import science_hash
+from tcm_bench.limits import LIMITS, faults
 from tcm_bench.provenance import cores, file_sha256
 
 CONFIG_NAME = "config"
@@ -40,6 +41,19 @@ SCIENCE = ("data", "model", "loss", "tcm", "metrics", "optim", "trainer", "seed"
 FACTORS = {"data": "data", "backbone": "model/backbone", "loss": "loss", "tcm": "tcm"}
 READ_BY_NAME = ("data", "model", "optim", "machine")  # what nobody asks for there would be lost in silence
 PLACES = ("root", "file")  # keys of `data` that say where the items lie, not which they are
+SET_ELSEWHERE = {  # keys that Hydra or the trainer would take, and what is meant by whoever gives them
+    **dict.fromkeys(("run_id", "run_dir"), "follows from the configuration; machine.output_dir says where runs lie"),
+    **dict.fromkeys(
+        ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "trainer.default_root_dir"),
+        "is where this run's own folder lies; machine.output_dir=DIR moves all runs",
+    ),
+    **{f"trainer.{key}": f"is written machine.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy")},
+    "trainer.enable_progress_bar": "is written machine.progress",
+    "trainer.callbacks": "is a group: +callbacks.NAME={_target_: ...} adds one",
+    "trainer.logger": "is a group: logger=wandb, logger=none",
+    "trainer.use_distributed_sampler": "stays false: the loaders cut themselves by rank",
+    "trainer.num_sanity_val_steps": "stays 0: validation classes are measured after an epoch",
+}
 TRUSTED = (
     "tcm_bench",
     "torch.nn",
@@ -135,8 +149,8 @@ def content_sha256(path: str, prepared: str | None = None, *, _parent_: DictConf
         if prepared:
             command = f"tcm-bench data prepare {prepared} --root {shlex.quote(str(_parent_.root))}"
             remedy = f"`{command}` puts them there, or give another folder"
-        place = f"{_parent_._get_full_key(key)}: cannot read {path}"
-        raise ConfigurationError(f"{place}: {error.strerror}; {remedy}") from error
+        fault = f"{_parent_._get_full_key(key)}: cannot read {path}: {error.strerror}"
+        raise ConfigurationError(f"{fault}; {remedy}") from error
 
 
 OmegaConf.register_new_resolver("run_id", run_id, replace=True)
@@ -221,9 +235,9 @@ def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> No
         if loader.get_group_options(override.key_or_group.lstrip("/"))
     ]
     default = loader.load_configuration(CONFIG_NAME, choices, run_mode=RunMode.RUN, from_shell=False)
-    for key in ("run_id", "run_dir"):
-        if any(override.key_or_group == key for override in parsed):
-            raise ConfigurationError(f"{key} follows from the configuration; machine.output_dir says where runs lie")
+    for override in parsed:
+        if remedy := SET_ELSEWHERE.get(override.key_or_group):
+            raise ConfigurationError(f"{override.key_or_group} {remedy}")
     for key in map(str, cfg):
         if key not in default:
             raise ConfigurationError(f"unknown key '{key}'{_nearest(key, default)}")
@@ -235,7 +249,11 @@ def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> No
             siblings = OmegaConf.select(default, parent)
             if isinstance(siblings, DictConfig) and "_target_" not in siblings:
                 raise ConfigurationError(f"unknown key '{key}'{_nearest(word, siblings)}")
-        if override.is_delete() or key not in known:
+        if override.is_delete():
+            if key in known and OmegaConf.select(cfg, key) is None and _is_needed(key, default):
+                raise ConfigurationError(f"{key} cannot be taken away: nothing runs without it")
+            continue
+        if key not in known or key == "machine.devices":  # which may be a number, a list or a word
             continue
         expected = OmegaConf.select(default, key, throw_on_missing=False)
         given = OmegaConf.select(cfg, key, throw_on_missing=False)
@@ -243,14 +261,8 @@ def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> No
             raise ConfigurationError(
                 f"{key} must be {_kind(expected)}, got {given!r}; its default is {key}={_shown(expected)}"
             )
-    if cfg.seed is None or cfg.seed < 0:
-        raise ConfigurationError(f"seed must be a whole number of at least 0, got {cfg.seed}")
-    if cfg.machine.threads < 1:
-        raise ConfigurationError(f"machine.threads must be at least 1, got {cfg.machine.threads}")
-    if cfg.machine.num_workers < 0:
-        raise ConfigurationError(
-            f"machine.num_workers must be at least 0 (the run itself decodes), got {cfg.machine.num_workers}"
-        )
+    for sentence in faults(_limited(cfg)):
+        raise ConfigurationError(sentence)
 
 
 def absent_data(cfg: DictConfig) -> str | None:
@@ -266,6 +278,26 @@ def absent_data(cfg: DictConfig) -> str | None:
     except (ValueError, OSError, OmegaConfBaseException) as error:
         return explain(error) or str(error)
     return None
+
+
+def _is_needed(key: str, default: DictConfig) -> bool:
+    """Whether code asks for a key by its name; a constructor's arguments have defaults, and of watchers any can go."""
+    parent = key.rpartition(".")[0]
+    return not parent or ("_target_" not in OmegaConf.select(default, parent) and parent not in ("callbacks", "logger"))
+
+
+def _limited(cfg: DictConfig) -> dict[str, Any]:
+    """Values by the dotted keys of `LIMITS`; not those of a constructor from elsewhere, which may mean other things."""
+    found = {}
+    for key in LIMITS:
+        parent, _, word = key.rpartition(".")
+        node = OmegaConf.select(cfg, parent) if parent else cfg
+        if not isinstance(node, DictConfig) or word not in node or OmegaConf.is_missing(node, word):
+            continue
+        if str(node.get("_target_", "tcm_bench.")).startswith(tuple(f"{package}." for package in TRUSTED)):
+            value = node[word]
+            found[key] = list(value) if isinstance(value, ListConfig) else value
+    return found
 
 
 def _plain_keys(node: Any, prefix: str = "") -> set[str]:
@@ -320,7 +352,7 @@ def explain(error: BaseException) -> str | None:
             return str(cause)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        options = error.options or []
+        options = [option for option in error.options or [] if not option.startswith("_")]
         return f"there is no {group.replace('/', '.') or 'configuration'}={option}{_nearest(option, options)}"
     if isinstance(error, OverrideParseException):
         key, _, value = str(error.override).partition("=")
@@ -336,6 +368,10 @@ def explain(error: BaseException) -> str | None:
             if kind == ConfigurationError.__name__:  # a sentence of ours
                 return reason
             return f"{getattr(cause, 'full_key', None) or 'a value'}: {reason}"
+    if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", str(error)):
+        return f"{ambiguous[1]} are several values, one for each run of a sweep: add -m"
+    if plain := re.search(r"Could not override '(experiment|sweep)'", str(error)):
+        return f"{plain[1]}=NAME is added to a configuration that has none: +{plain[1]}=NAME"
     unknown = re.search(r"Could not override '([^']+)'", str(error))
     if isinstance(error, ConfigCompositionException) and unknown:
         return _unknown_key(unknown[1], chain)
@@ -349,6 +385,8 @@ def _unknown_key(key: str, causes: Sequence[BaseException]) -> str:
     GlobalHydra.instance().clear()  # nothing will run any more: the command has failed
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
         default = compose(CONFIG_NAME)
+    if full_key.startswith("hydra.launcher."):
+        return f"'{full_key}' belongs to another launcher: add hydra/launcher=joblib, where machine.jobs says how many"
     parent, _, word = full_key.rpartition(".")
     siblings = OmegaConf.select(default, parent) if parent else default
     known = [str(name) for name in siblings] if isinstance(siblings, DictConfig) else []

@@ -182,9 +182,9 @@ def train(*overrides, cwd=PROJECT_ROOT):
         (["loss=smoth_ap"], "error: there is no loss=smoth_ap; did you mean 'smooth_ap'?\n"),
         (["data=features"], "error: data.file must be given"),
         (["run_id=mine"], "error: run_id follows from the configuration"),
-        (["seed=-1"], "error: seed must be a whole number of at least 0, got -1"),
+        (["seed=-1"], "error: seed must be a whole number from 0 to 4294967295, got -1"),
         (["+optim.lr=7"], "error: unknown key 'optim.lr'"),
-        (["machine.threads=0"], "error: machine.threads must be at least 1"),
+        (["machine.threads=0"], "error: machine.threads must be a whole number of at least 1, got 0"),
         (
             ["data=features", "data.file=/nowhere.npz"],
             "error: data.file: cannot read /nowhere.npz: No such file or directory; give the path of your data\n",
@@ -197,7 +197,7 @@ def train(*overrides, cwd=PROJECT_ROOT):
         (["-m", "data=mnist,emoji_full", "data.root=/nowhere"], "`tcm-bench data prepare mnist --root /nowhere`"),
         (
             ["machine.num_workers=-1"],
-            "error: machine.num_workers must be at least 0 (the run itself decodes), got -1\n",
+            "error: machine.num_workers must be a whole number of at least 0, got -1\n",
         ),
         (["seed="], "error: seed must be a whole number, got ''"),
         (["seed"], "error: cannot read 'seed' as key=value"),

@@ -1,6 +1,7 @@
 """The four loaders of a run: training batches, held-out, unseen and seen classes."""
 
 import logging
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, get_worker_info
+from torch.utils.data import Dataset, SequentialSampler, get_worker_info
 
 from tcm_bench.batch import Batch
 from tcm_bench.data.image_cache import cached_images
@@ -84,15 +85,31 @@ class TableDataset(Dataset[Batch]):
         return self.transform(self.table.picture(row))
 
 
-class TrainingDraws(Sampler[Draw]):
+class Draws(SequentialSampler):
+    """What a loader is to ask its dataset for.
+
+    In Lightning's eyes a sequential sampler: any other would be replaced when ``trainer.overfit_batches`` is set.
+    """
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Draw]:  # type: ignore[override]  # an element is a whole batch, not a row
+        """The batches."""
+
+
+class TrainingDraws(Draws):
     """The batches of a :class:`ClassBalancedSampler` together with their epoch.
 
     Workers outlive epochs, so the epoch must travel with the rows. Passed as ``sampler`` (and no batch size),
     because Lightning calls ``set_epoch`` on a loader's ``sampler``, but not on its ``batch_sampler``.
+
+    Args:
+        batches: In the order of their epoch.
+        always_first: Yield the first epoch's batches in every epoch.
     """
 
-    def __init__(self, batches: ClassBalancedSampler) -> None:
+    def __init__(self, batches: ClassBalancedSampler, *, always_first: bool = False) -> None:
         self.batches = batches
+        self.always_first = always_first
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -100,14 +117,14 @@ class TrainingDraws(Sampler[Draw]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration yields."""
-        self.batches.set_epoch(epoch)
+        self.batches.set_epoch(0 if self.always_first else epoch)
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[Draw]:  # type: ignore[override]
         """The epoch's batches."""
         return (Draw(self.batches.epoch, rows) for rows in self.batches)
 
 
-class EvaluationDraws(Sampler[Draw]):
+class EvaluationDraws(Draws):
     """Every row once, in order, cut into near-equal batches: the same number on every rank.
 
     The number must be the same because a forward pass may synchronise ranks. No row is repeated, except where
@@ -126,7 +143,7 @@ class EvaluationDraws(Sampler[Draw]):
         """Number of batches."""
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[Draw]:  # type: ignore[override]
         """The batches."""
         return (Draw(0, rows) for rows in self.batches)
 
@@ -261,7 +278,8 @@ class RetrievalData(L.LightningDataModule):
                 classes=self.train_classes,
                 seed=self.seed,
                 **self._ranks,
-            )
+            ),
+            always_first=getattr(self.trainer, "overfit_batches", 0) > 0,
         )
 
     def _evaluation_draws(self, rows: np.ndarray) -> EvaluationDraws:
@@ -272,7 +290,7 @@ class RetrievalData(L.LightningDataModule):
         """Rows of the training table that belong to ``classes``."""
         return np.flatnonzero(np.isin(self.splits.train.labels, classes))
 
-    def _loader(self, dataset: TableDataset, draws: Sampler[Draw], again: bool = False) -> Loader:
+    def _loader(self, dataset: TableDataset, draws: Draws, again: bool = False) -> Loader:
         """A loader that asks `dataset` for whole batches; whoever iterates `again` over it finds the same workers."""
         workers = 0 if isinstance(dataset.table, FeatureTable) else self.num_workers
         return Loader(

@@ -2,6 +2,7 @@
 
 import tcm_bench.torchvision_schemas  # noqa: F401  isort: skip
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -87,13 +88,18 @@ class RetrievalModule(pl.LightningModule):
         embeddings, labels = self.embed(batch.inputs), batch.labels
         if self.trainer.world_size > 1:
             embeddings, labels = self._gathered(embeddings, sync_grads=True), self._gathered(labels)
-        terms = self.objective(embeddings, labels)
+        try:
+            terms = self.objective(embeddings, labels)
+        except ValueError as error:
+            raise self._diverged(str(error)) if self.global_step else error from None
         self.terms.append(torch.stack([term.detach() for term in terms.values()]))
-        if self.trainer.is_last_batch:  # of the epoch
+        if self.trainer.is_last_batch or self.global_step + 1 == self.trainer.max_steps:
             means = torch.stack(self.terms).mean(dim=0)  # unscaled: each rank has the terms of the whole batch
             self.terms.clear()
             logged = {f"train/{name}": mean for name, mean in zip(terms, means.unbind(), strict=True)}
             logged["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+            if not bool(means.isfinite().all()):
+                raise self._diverged(f"the mean loss of epoch {self.current_epoch} is {float(logged['train/loss'])}")
             self.log_dict(logged, on_step=False, on_epoch=True, batch_size=len(labels))
         return terms["loss"]
 
@@ -128,9 +134,18 @@ class RetrievalModule(pl.LightningModule):
             if id(group["params"][0]) in fast:
                 group["lr"] *= self.head_lr_scale
         epochs = self.trainer.max_epochs or 1
-        steps_per_epoch = max(int(self.trainer.estimated_stepping_batches) // epochs, 1)
+        self.trainer.fit_loop.setup_data()  # which counts the batches
+        steps_per_epoch = max(math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches), 1)
         scheduler = LambdaLR(optimizer, lambda step: self.schedule(step / steps_per_epoch, epochs))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _diverged(self, sign: str) -> ValueError:
+        """The error to raise when the numbers of training have left the range of numbers."""
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        return ValueError(
+            f"training diverged by step {self.global_step} at a learning rate of {rate:g} ({sign}): lower "
+            "optim.optimizer.lr, or set trainer.gradient_clip_val"
+        )
 
     def _gathered(self, rows: Tensor, *, sync_grads: bool = False) -> Tensor:
         """Rows of all ranks, in the order of the ranks."""

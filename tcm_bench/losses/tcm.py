@@ -93,6 +93,10 @@ class TCM(nn.Module):
         for name, margin in (("positive", positive_margin), ("negative", negative_margin)):
             if not -1 <= margin <= 1:
                 raise ValueError(f"{name}_margin is a cosine and must be in [-1, 1], got {margin}")
+        if not negative_margin < positive_margin:
+            raise ValueError(
+                f"positive_margin must be above negative_margin, got {positive_margin} and {negative_margin}"
+            )
         for name, weight in (("positive", positive_weight), ("negative", negative_weight)):
             if not weight >= 0:
                 raise ValueError(f"{name}_weight must be at least 0, got {weight}")
