@@ -40,7 +40,8 @@ PROJECT_ROOT = Path(__file__).resolve().parents[1]
 SCIENCE = ("data", "model", "loss", "tcm", "metrics", "optim", "trainer", "seed")
 FACTORS = {"data": "data", "backbone": "model/backbone", "loss": "loss", "tcm": "tcm"}
 READ_BY_NAME = ("data", "model", "optim", "machine")  # what nobody asks for there would be lost in silence
-PLACES = ("root", "file")  # keys of `data` that say where the items lie, not which they are
+# What says where the items of the data or the weights lie, not which they are; `sha256` beside it says that.
+PLACES = ("data.root", "data.file", "data.labels", "model.backbone.weights.file")
 SET_ELSEWHERE = {  # keys that Hydra or the trainer would take, and what is meant by whoever gives them
     **dict.fromkeys(("run_id", "run_dir"), "follows from the configuration; machine.output_dir says where runs lie"),
     **dict.fromkeys(
@@ -81,11 +82,13 @@ def science(cfg: DictConfig, *, seed: Any = None) -> dict[str, Any]:
         anywhere.seed = seed
     for key in anywhere.machine:
         anywhere.machine[key] = f"<{key}>"
-    if "sha256" in anywhere.data:
-        anywhere.data.sha256 = cfg.data.sha256  # may be taken from the file whose path is masked next
-    for key in PLACES:
-        if key in anywhere.data:
-            anywhere.data[key] = f"<{key}>"
+    for place in PLACES:
+        parent, _, key = place.rpartition(".")
+        node = OmegaConf.select(anywhere, parent)
+        if node is not None and "sha256" in node:
+            node.sha256 = OmegaConf.select(cfg, f"{parent}.sha256")  # may be taken from the file that is masked next
+        if node is not None and key in node:
+            node[key] = f"<{key}>"
     plain = OmegaConf.to_container(anywhere, resolve=True)
     assert isinstance(plain, dict)
     return {key: plain[key] for key in SCIENCE}
@@ -123,10 +126,10 @@ def _read_sha256(file: Path, size: int, modified: int) -> str:
     return file_sha256(file)
 
 
-def content_sha256(path: str, prepared: str | None = None, *, _parent_: DictConfig) -> str:
+def content_sha256(path: str | None, prepared: str | None = None, *, _parent_: DictConfig) -> str:
     """Resolver `${content_sha256:PATH}`: what lies at a path, not the path itself, names a run.
 
-    A folder is hashed by the names and the bytes of all files below it.
+    A folder is hashed by the names and the bytes of all files below it; of no path (null) the hash is empty.
 
     Args:
         path: A file or folder.
@@ -136,6 +139,8 @@ def content_sha256(path: str, prepared: str | None = None, *, _parent_: DictConf
     Raises:
         ConfigurationError: If nothing can be read there; names the key and what to do.
     """
+    if path is None:
+        return ""
     place = Path(path)
     try:
         if place.is_dir():
@@ -144,7 +149,8 @@ def content_sha256(path: str, prepared: str | None = None, *, _parent_: DictConf
             return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
         return _bytes_sha256(place)
     except OSError as error:
-        key = next((key for key in reversed(PLACES) if path.startswith(str(_parent_.get(key)))), "sha256")
+        names = [place.rpartition(".")[2] for place in reversed(PLACES)]
+        key = next((name for name in names if path.startswith(str(_parent_.get(name)))), "sha256")
         remedy = "give the path of your data"
         if prepared:
             command = f"tcm-bench data prepare {prepared} --root {shlex.quote(str(_parent_.root))}"
@@ -270,7 +276,8 @@ def absent_data(cfg: DictConfig) -> str | None:
 
     Cheap: data that are there are not read.
     """
-    places = [Path(str(cfg.data[key])) for key in PLACES if cfg.data.get(key) is not None]
+    given = (OmegaConf.select(cfg, place) for place in PLACES if place.startswith("data."))
+    places = [Path(place) for place in given if place is not None]
     if all(any(place.iterdir()) if place.is_dir() else place.exists() for place in places):
         return None
     try:

@@ -6,11 +6,9 @@
 if there is no pair of two classes. What is undefined is null in all three, and `reason` in the first says why.
 """
 
-import contextlib
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +27,10 @@ from tcm_bench.functional.statistics import (
     class_bootstrap,
     class_difference,
 )
-from tcm_bench.ledger import write_atomic
+from tcm_bench.ledger import EVALUATION as SUMMARY
+from tcm_bench.ledger import replacing, write_atomic
 
-SUMMARY, CLASSES, CURVES = "evaluation.json", "classes.parquet", "curves.parquet"
+CLASSES, CURVES = "classes.parquet", "curves.parquet"
 BOOTSTRAP_SEED = 0
 
 
@@ -102,30 +101,38 @@ def write_evaluation(
     (folder / SUMMARY).unlink(missing_ok=True)
     names = evaluation.classes.cpu().numpy() if labels is None else labels
     for name, table in ((CLASSES, _classes(evaluation, names)), (CURVES, _curves(evaluation, names))):
-        with _replacing(folder / name) as temporary:
+        with replacing(folder / name) as temporary:
             parquet.write_table(table, temporary, compression="zstd")
     write_atomic(folder / SUMMARY, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
     return numbers
 
 
 @dataclass(frozen=True, eq=False)
-class StoredEvaluation:
-    """An evaluation read back.
+class EvaluationRecord:
+    """An evaluation as it is compared and drawn: read back, or just made.
 
     Attributes:
-        folder: Where it lies.
+        source: The folder that it was read from, or the file that was evaluated.
         numbers: See `summary`.
         labels: Of the classes, increasing.
         per_class: What each of them contributed.
     """
 
-    folder: Path
+    source: Path
     numbers: dict[str, Any]
     labels: np.ndarray
     per_class: PerClass
 
+    @classmethod
+    def of(
+        cls, evaluation: Evaluation, source: Path, settings: Mapping[str, Any], labels: np.ndarray
+    ) -> "EvaluationRecord":
+        """What was just found in `source`; the other arguments as in `write_evaluation`."""
+        per_class = PerClass.of(evaluation, eps=settings["eps"], ranking=settings["ranking"])
+        return cls(source, summary(evaluation, settings), labels, per_class)
 
-def read_evaluation(folder: Path) -> StoredEvaluation:
+
+def read_evaluation(folder: Path) -> EvaluationRecord:
     """What `write_evaluation` stored.
 
     Raises:
@@ -157,14 +164,14 @@ def read_evaluation(folder: Path) -> StoredEvaluation:
             eps=settings["eps"],
             ranking=settings["ranking"],
         )
-        return StoredEvaluation(folder, numbers, np.array(classes["label"].to_pylist()), per_class)
+        return EvaluationRecord(folder, numbers, np.array(classes["label"].to_pylist()), per_class)
     except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
         raise ValueError(
             f"the evaluation in {folder} is damaged ({str(error).partition(chr(10))[0]}); evaluate once more"
         ) from error
 
 
-def difference(base: StoredEvaluation, other: StoredEvaluation) -> dict[str, Estimate]:
+def difference(base: EvaluationRecord, other: EvaluationRecord) -> dict[str, Estimate]:
     """``other - base`` of every score that both have, on the same test set, by a bootstrap over its classes.
 
     Returns:
@@ -176,13 +183,13 @@ def difference(base: StoredEvaluation, other: StoredEvaluation) -> dict[str, Est
     if len(base.labels) != len(other.labels) or (base.labels != other.labels).any():
         missing = {*base.labels.tolist()} ^ {*other.labels.tolist()}
         raise ValueError(
-            f"{base.folder} and {other.folder} were not measured on the same test set: {len(base.labels)} and "
+            f"{base.source} and {other.source} were not measured on the same test set: {len(base.labels)} and "
             f"{len(other.labels)} classes, of which {len(missing)} are in one only"
         )
     for name, value in base.numbers["settings"].items():
         if (others := other.numbers["settings"].get(name)) != value:
             raise ValueError(
-                f"{base.folder} was measured with {name} {value} and {other.folder} with {others}; "
+                f"{base.source} was measured with {name} {value} and {other.source} with {others}; "
                 "evaluate both in one way"
             )
     found = class_difference(base.per_class, other.per_class, seed=BOOTSTRAP_SEED)
@@ -241,16 +248,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place once it is whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ alive it holds `running.json` (what it is doing, how far it is); when it ends, h
 takes its place in one atomic step. A folder with the first file and no living process is a run that was killed.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,6 +22,8 @@ RESULT = "result.json"
 RUNNING = "running.json"
 EMBEDDINGS = "test_embeddings.safetensors"  # embeddings (items, dim), labels and indices (items,)
 WEIGHTS = "weights.safetensors"  # of the network that made them
+CONFIG = "config.yaml"  # the run's configuration, resolved
+EVALUATION = "evaluation.json"  # what the embeddings came to; see `tcm_bench.evaluation_files`
 
 Status = Literal["finished", "failed", "interrupted"]
 State = Literal["finished", "failed", "interrupted", "running", "pending"]
@@ -106,6 +109,21 @@ def write_atomic(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path`, in a folder that is made if need be, that takes its place once it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # safetensors makes files that only their owner may read
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_progress(run_dir: Path, stage: str, done: int = 0, total: int = 0) -> None:

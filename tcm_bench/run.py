@@ -35,7 +35,6 @@ from tcm_bench.config import (
 
 log = logging.getLogger(__name__)
 
-CONFIG_FILE = "config.yaml"
 LOCK = ".lock"
 LOCK_WAIT_S = 3  # a worker whose sweep was killed lets go of its run within a second
 
@@ -151,7 +150,7 @@ def execute(cfg: DictConfig, chosen: dict[str, str | int], wait_s: float = LOCK_
         if first and cfg.force:
             _forget(run_dir)
         if first:
-            ledger.write_atomic(run_dir / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))
+            ledger.write_atomic(run_dir / ledger.CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
         return _attempt(cfg, chosen, run_dir)
 
 

@@ -3,29 +3,34 @@
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 
-from tcm_bench import ledger
-from tcm_bench.cli.runs import OutputDir, console, run_folder
+from tcm_bench.cli.runs import OutputDir, console
+from tcm_bench.report.source import KINDS, source
 
 if TYPE_CHECKING:
     import torch
 
-    from tcm_bench.evaluation_files import StoredEvaluation
+
+def _setting(help: str, default: str, **options: Any) -> Any:
+    return typer.Option(help=help, show_default=f"the run's own, else {default}", **options)
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
 
 
 def evaluate(
-    file: Annotated[
+    what: Annotated[
         str,
         typer.Argument(
-            help="`.safetensors` or `.npz` with `embeddings`, `labels` and, if they differ, `query` and `gallery`; "
-            "`.npy` with the embeddings; or a run: its id, the start of its id, or its folder."
+            metavar="SOURCE",
+            help=f"{KINDS[0].upper()}{KINDS[1:]}. A file holds `embeddings` (or `features`), `labels` and, if they "
+            "differ, `query` and `gallery`; `.npy` the embeddings alone. A run is measured by its own settings.",
         ),
     ],
     output_dir: OutputDir,
@@ -33,17 +38,21 @@ def evaluate(
         Path | None,
         typer.Option(help="Labels in a file of their own: `.npy`, `.txt`, or `.csv` with a column `label`."),
     ] = None,
-    axis: Annotated[Literal["distance", "similarity"], typer.Option(help="Threshold axis.")] = "distance",
+    axis: Annotated[Literal["distance", "similarity"] | None, _setting("Threshold axis.", "distance")] = None,
     far_bounds: Annotated[
-        tuple[float, float],
-        typer.Option(metavar="LOW HIGH", help="False accept rates at the ends of the calibration range."),
-    ] = (0.01, 0.1),
-    k: Annotated[str, typer.Option(help="Numbers of neighbors inspected for R@k.")] = "1,2,4,8",
-    steps: Annotated[int, typer.Option(help="Points of the threshold grid.")] = 101,
-    eps: Annotated[float, typer.Option(help="Share of the classes called worst.")] = 0.1,
+        tuple[float, float] | None,
+        _setting("False accept rates at the ends of the calibration range.", "0.01 0.1", metavar="LOW HIGH"),
+    ] = None,
+    k: Annotated[str | None, _setting("Numbers of neighbors inspected for R@k.", "1,2,4,8")] = None,
+    steps: Annotated[int | None, _setting("Points of the threshold grid.", "101")] = None,
+    eps: Annotated[float | None, _setting("Share of the classes called worst.", "0.1")] = None,
+    c: Annotated[float | None, _setting("Weight of sensitivity against specificity.", "1")] = None,
+    ranking: Annotated[
+        Literal["mean", "pointwise"] | None, _setting("How the worst classes are chosen.", "mean")
+    ] = None,
     tpr_at_far: Annotated[
-        str, typer.Option(help="False accept rates at which the true accept rate is wanted, as `0.001,0.01`.")
-    ] = "",
+        str | None, _setting("False accept rates at which the true accept rate is wanted, as `0.001,0.01`.", "none")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="How many compute.", show_default="one a core")] = None,
     device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where to compute.")] = "cpu",
     out: Annotated[
@@ -53,62 +62,67 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """R@k, OPIS and 10%-OPIS of embeddings, exactly and over all pairs, with their errors over classes."""
-    source = _embeddings_file(file, output_dir)
-    ks = _numbers("--k", k, int)
-    far_levels = _numbers("--tpr-at-far", tpr_at_far, float) if tpr_at_far else ()
+    meant = source(what, output_dir)
+    asked: dict[str, Any] = {
+        "axis": axis,
+        "far_bounds": far_bounds,
+        "ks": None if k is None else _numbers("--k", k, int),
+        "steps": steps,
+        "eps": eps,
+        "c": c,
+        "ranking": ranking,
+        "far_levels": None if tpr_at_far is None else _numbers("--tpr-at-far", tpr_at_far, float) if tpr_at_far else (),
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if meant.kind == "evaluation" and (asked or labels or out):
+        raise ValueError(
+            f"{meant.path} holds an evaluation, which can be shown as it is; to measure anew give what it was made from"
+        )
     if out:
         out.mkdir(parents=True, exist_ok=True)  # better refused now than after minutes
     import torch
 
-    from tcm_bench.data.embedding_file import embedding_set
-    from tcm_bench.evaluation_files import summary, write_evaluation
-    from tcm_bench.functional.evaluation import evaluate as evaluation
+    from tcm_bench.evaluation_files import read_evaluation, summary, write_evaluation
+    from tcm_bench.report.measured import Settings, evaluated, settings_of
 
     if threads:
         torch.set_num_threads(threads)
-    place = _device(device)
-    given = embedding_set(source, labels)
-    roles = {name: role.to(place) for name in ("query", "gallery") if (role := getattr(given, name)) is not None}
-    settings: dict[str, Any] = {
-        "axis": axis,
-        "far_bounds": far_bounds,
-        "steps": steps,
-        "c": 1.0,
-        "eps": eps,
-        "ranking": "mean",
-    }
-    found = evaluation(
-        given.embeddings.to(place),
-        given.labels.to(place),
-        ks=ks,
-        far_levels=far_levels,
-        **roles,
-        **settings,
-    )
-    numbers = write_evaluation(found, out, settings, labels=given.classes) if out else summary(found, settings)
+    own, origin = settings_of(meant) or (Settings(), None)
+    if meant.kind == "evaluation":
+        place, numbers = meant.path, read_evaluation(meant.path).numbers
+    else:
+        place, settings = meant.vectors(), replace(own, **asked)
+        found, given = evaluated(place, settings, labels_file=labels, device=torch_device(device))
+        if out:
+            numbers = write_evaluation(found, out, settings.recorded(), labels=given.classes)
+        else:
+            numbers = summary(found, settings.recorded())
     if as_json:
-        typer.echo(json.dumps({"source": str(source), **numbers}, indent=2))
+        of = {"settings_of": None if origin is None else str(origin), "settings_given": sorted(asked)}
+        typer.echo(json.dumps({"source": str(place), **of, **numbers}, indent=2))
         return
-    _show(source, numbers)
+    _show(place, numbers)
+    typer.echo(_settings_line(numbers["settings"], origin, asked))
     if out:
         typer.echo(f"written: {out}")
 
 
 def compare(
-    base: Annotated[
-        str, typer.Argument(help="A run (its id, the start of its id, or its folder), or what `evaluate --out` wrote.")
-    ],
+    base: Annotated[str, typer.Argument(help=f"{KINDS[0].upper()}{KINDS[1:]}.")],
     other: Annotated[str, typer.Argument(help="Another one, measured on the same test set.")],
     output_dir: OutputDir,
     as_json: AsJson = False,
 ) -> None:
-    """What two networks differ by on the same test set: OTHER - BASE of every score, with its error over classes."""
-    from tcm_bench.evaluation_files import difference, read_evaluation
+    """What two networks differ by on the same test set: OTHER - BASE of every score, with its error over classes.
 
-    def stored(name: str) -> "StoredEvaluation":
-        return read_evaluation(Path(name) if Path(name).is_dir() else run_folder(name, output_dir))
+    A file of vectors is measured as the other side was.
+    """
+    sides = source(base, output_dir), source(other, output_dir)
+    from tcm_bench.evaluation_files import difference
+    from tcm_bench.report.measured import record, shared_settings
 
-    first, second = stored(base), stored(other)
+    settings = shared_settings(sides)
+    first, second = (record(side, settings) for side in sides)
     found = difference(first, second)
     rows = {
         name: {
@@ -122,7 +136,7 @@ def compare(
     }
     if as_json:
         reasons = {side: one.numbers["reason"] for side, one in (("base", first), ("other", second))}
-        about = {"base": str(first.folder), "other": str(second.folder), "reasons": reasons}
+        about = {"base": str(first.source), "other": str(second.source), "reasons": reasons}
         typer.echo(json.dumps({**about, "scores": rows, "bootstrap": first.numbers["bootstrap"]}, indent=2))
         return
     table = Table("", "base", "other", "difference", "± s.e.", "95 % interval", box=None, padding=(0, 2, 0, 0))
@@ -134,26 +148,6 @@ def compare(
     typer.echo(_caveat(first.numbers["bootstrap"]))
 
 
-def _embeddings_file(given: str, output_dir: Path) -> Path:
-    """The file that is meant: itself, or that of a run.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    path = Path(given)
-    if path.is_file() and path.name != ledger.WEIGHTS:
-        return path
-    if not path.exists() and (path.suffix or len(path.parts) > 1):
-        raise ValueError(f"there is no file {path}")
-    folder = path.parent if path.is_file() else path if path.is_dir() else run_folder(given, output_dir)
-    if not (folder / ledger.EMBEDDINGS).is_file():
-        raise ValueError(
-            f"{folder} holds no {ledger.EMBEDDINGS}, which a run stores when it finishes; give the run's command "
-            "again, with force=true if it has finished"
-        )
-    return folder / ledger.EMBEDDINGS
-
-
 def _numbers(option: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
     try:
         return tuple(kind(word) for word in text.split(","))
@@ -161,7 +155,12 @@ def _numbers(option: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, .
         raise ValueError(f"{option} needs numbers with commas between them, got {text!r}") from error
 
 
-def _device(name: str) -> "torch.device":
+def torch_device(name: str) -> "torch.device":
+    """A device that is there.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
     import torch
 
     try:
@@ -197,6 +196,15 @@ def _show(source: Path, numbers: Mapping[str, Any]) -> None:
     if numbers["reason"]:
         typer.echo(f"undefined: {numbers['reason']}")
     typer.echo(_caveat(numbers["bootstrap"]))
+
+
+def _settings_line(settings: Mapping[str, Any], origin: Path | None, asked: Mapping[str, Any]) -> str:
+    """What was measured how, and who says so."""
+    values = ", ".join(
+        f"{name} {' to '.join(map(str, v)) if isinstance(v, list) else v}" for name, v in settings.items()
+    )
+    given = f"; as given: {', '.join(asked)}" if asked else ""
+    return f"settings: {values}; {f'those of {origin}' if origin else 'the defaults'}{given}"
 
 
 def _row(

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tcm_bench import ledger
+from tcm_bench.report.source import KINDS, source
 
 CHOICES = ("data", "backbone", "loss", "tcm", "seed")
 
@@ -72,16 +73,16 @@ def report(name: Annotated[str, typer.Argument(help="Name of a sweep.")], output
 
 
 def curves(
-    run_base: Annotated[str, typer.Argument(help="Run without TCM: its id, the start of its id, or its folder.")],
-    run_tcm: Annotated[str, typer.Argument(help="Run with TCM.")],
+    base: Annotated[str, typer.Argument(help=f"Without TCM: {KINDS}.")],
+    tcm: Annotated[str, typer.Argument(help="With TCM.")],
     out: Annotated[Path, typer.Option(help="File to draw into: .png, .svg or .pdf.")],
     output_dir: OutputDir,
 ) -> None:
-    """Draw the utility curves of the classes of two runs side by side."""
-    base, tcm = run_folder(run_base, output_dir), run_folder(run_tcm, output_dir)
+    """Draw the utility curves of the classes of two networks side by side."""
+    sides = source(base, output_dir), source(tcm, output_dir)
     from tcm_bench.report.curves import write_utility_figure
 
-    typer.echo(f"written: {write_utility_figure(base, tcm, out)}")
+    typer.echo(f"written: {write_utility_figure(*sides, out)}")
 
 
 def console() -> Console:
@@ -129,21 +130,3 @@ def _standing(folder: Path, choices: dict[str, Any]) -> Standing:
     if result is None:
         return Standing(state, choices)
     return Standing(state, choices, f"{result.wall_s:.0f} s", " ".join((result.reason or "").split()))
-
-
-def run_folder(run: str, output_dir: Path) -> Path:
-    """The folder of a run, given its id, the start of its id, or the folder itself.
-
-    Raises:
-        ValueError: If no run, or more than one, is meant.
-    """
-    if (Path(run) / ledger.RESULT).is_file():
-        return Path(run)
-    found = sorted(p for p in (output_dir / "runs").glob("*/") if p.name.startswith(run))
-    if exact := [p for p in found if p.name == run]:
-        return exact[0]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise ValueError(f"there is no run '{run}' in {output_dir / 'runs'}; `tcm-bench status` lists the runs")
-    raise ValueError(f"'{run}' is the start of {len(found)} runs ({', '.join(p.name for p in found)}); give more of it")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,9 +105,10 @@ def evaluate(
     x, y = _tensor(embeddings), _tensor(labels)
     asked, searched = (None if role is None else _tensor(role).to(y.device) for role in (query, gallery))
     check_set(x, y, asked, searched)
-    _check(y, ks, far_levels)
+    if len(y) < 2:
+        raise ValueError(f"evaluation needs at least two items, got {len(y)}")
+    check_settings(ks, far_levels, far_bounds=far_bounds, axis=axis, steps=steps, c=c, eps=eps, ranking=ranking)
     y = y.long()
-    threshold.check(far_bounds, axis=axis, steps=steps, c=c, eps=eps, ranking=ranking)
     scan = PairScan(x, y, axis=axis, query=asked, gallery=searched, group=group, tile=tile)
     enough = min(max(ks, default=0), len(y))
     calibrated = threshold.calibration(scan, far_bounds, steps, far_levels=far_levels, enough=enough)
@@ -156,10 +158,15 @@ def _tensor(values: Tensor | np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values)) if isinstance(values, np.ndarray) else values
 
 
-def _check(labels: Tensor, ks: Sequence[int], far_levels: Sequence[float]) -> None:
-    """Refuse what cannot be evaluated."""
-    if len(labels) < 2:
-        raise ValueError(f"evaluation needs at least two items, got {len(labels)}")
+def check_settings(
+    ks: Sequence[int], far_levels: Sequence[float], *, far_bounds: tuple[float, float], **others: Any
+) -> None:
+    """Refuse settings of `evaluate` outside their ranges, whatever is evaluated.
+
+    Raises:
+        ValueError: With one sentence that names the setting.
+    """
+    threshold.check(far_bounds, **others)
     if any(k < 1 for k in ks):
         raise ValueError(f"k must be at least 1, got {list(ks)}")
     if any(not 0 < far <= 1 for far in far_levels):

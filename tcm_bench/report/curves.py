@@ -1,17 +1,20 @@
-"""Utility curves of the classes of two runs: how far from each other do classes want their threshold?"""
+"""Utility curves of the classes of two networks: how far from each other do classes want their threshold?"""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
+from tcm_bench.data.vectors import vector_set
 from tcm_bench.functional.threshold import operating_curves, utility
-from tcm_bench.ledger import EMBEDDINGS, Result, read_result
+from tcm_bench.ledger import Result, read_result
+from tcm_bench.report.measured import Settings, record, shared_settings
+from tcm_bench.report.source import Source
 
 STEPS = 241  # of the drawn axis; OPIS itself comes from the row
 MARGIN = 0.3  # of the calibration range, drawn on either side of it
@@ -27,52 +30,77 @@ FORMATS = (".png", ".svg", ".pdf")
 
 @dataclass(frozen=True)
 class Curves:
-    """What is drawn of one run: `utilities` `(classes, steps)` in [0, 1] over `thresholds` `(steps,)`."""
+    """What is drawn of one set: `utilities` `(classes, steps)` in [0, 1] over `thresholds` `(steps,)`."""
 
     thresholds: np.ndarray
     utilities: np.ndarray
 
 
-def utility_figure(base: Path, tcm: Path) -> Figure:
-    """Per-class utility over the threshold, two runs side by side on the same axes.
+@dataclass(frozen=True)
+class Panel:
+    """What one side of the figure needs to know.
+
+    Attributes:
+        name: Of the network.
+        task: What it was trained for; None if nobody says.
+        comparison: Equal for two runs of one comparison; None if it is none's.
+        scores: By their names in rows; None where undefined.
+        axis: Of the thresholds.
+        ends: Of the calibration range.
+        curves: Of all classes that have a positive pair, at increasing thresholds; a stored evaluation has curves at
+            thresholds of its own, and gives those.
+    """
+
+    name: str
+    task: str | None
+    comparison: str | None
+    scores: Mapping[str, float | None]
+    axis: str
+    ends: tuple[float, float]
+    curves: Callable[[np.ndarray], Curves]
+
+
+def utility_figure(base: Source, tcm: Source) -> Figure:
+    """Per-class utility over the threshold, two networks side by side on the same axes.
 
     Thin lines are classes: at most `MOST_CURVES`, spread evenly over the labels, so the same ones for the
     same data. The band holds the middle 80 % of all classes at each threshold, the bold line is their
-    unweighted mean. Between the dashed lines lies the calibration range over which OPIS is taken; each run
-    has its own.
+    unweighted mean. Between the dashed lines lies the calibration range over which OPIS is taken; each network
+    has its own. A stored evaluation has no curves beyond it.
 
     Args:
-        base: Folder of a finished run, drawn left.
-        tcm: Folder of another one, drawn right.
+        base: Drawn left: a finished run, a stored evaluation, or vectors. The latter are measured as the other side
+            was.
+        tcm: Drawn right.
 
     Returns:
         A figure of 9 by 4 inches that belongs to no global state.
 
     Raises:
-        ValueError: If a run has not finished, has no calibration range or no stored embeddings, or if the two
-            measured on different axes.
+        ValueError: If a run has not finished, there is no calibration range, there are no stored embeddings, or the
+            two were measured on different axes.
     """
-    folders = (base, tcm)
-    runs = [_finished(folder) for folder in folders]
-    axes_used = [str(run.threshold["axis"]) for run in runs]
+    settings = shared_settings((base, tcm))
+    sides = [_panel(source, settings) for source in (base, tcm)]
+    axes_used = [side.axis for side in sides]
     if axes_used[0] != axes_used[1]:
         raise ValueError(f"the runs measured on different threshold axes ({' and '.join(axes_used)}); give two of one")
     axis = axes_used[0]
-    thresholds = _drawn_axis(runs, axis)
-    same_task = runs[0].comparison_id == runs[1].comparison_id
+    thresholds = _drawn_axis(sides, axis)
+    same_task = sides[0].comparison is not None and sides[0].comparison == sides[1].comparison
     figure = Figure(figsize=(9, 4), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    for panel, folder, run, color in zip(panels, folders, runs, COLORS, strict=True):
-        _draw(panel, curves_of_run(folder, run, thresholds), run, color)
-        panel.set_title(_title(run, in_full=not same_task), fontsize=10)
+    for panel, side, color in zip(panels, sides, COLORS, strict=True):
+        _draw(panel, side, thresholds, color)
+        panel.set_title(_title(side, in_full=not same_task), fontsize=10)
         panel.set_xlabel(AXIS_LABELS[axis])
     panels[0].set(ylabel="utility of a class", ylim=(0, 1), xlim=(thresholds[0], thresholds[-1]))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle("One line per unseen class" + (f": {_task(runs[0])}" if same_task else ""), fontsize=11)
+    figure.suptitle("One line per unseen class" + (f": {sides[0].task}" if same_task else ""), fontsize=11)
     return figure
 
 
-def write_utility_figure(base: Path, tcm: Path, path: Path) -> Path:
+def write_utility_figure(base: Source, tcm: Source, path: Path) -> Path:
     """Draw `utility_figure` into a file; its suffix, one of `FORMATS`, says how.
 
     Raises:
@@ -87,53 +115,86 @@ def write_utility_figure(base: Path, tcm: Path, path: Path) -> Path:
     return path
 
 
-def curves_of_run(folder: Path, run: Result, thresholds: np.ndarray) -> Curves:
-    """Utility of every class that has a positive pair, in float64 from the run's stored embeddings.
-
-    Args:
-        folder: Where the embeddings lie.
-        run: The run's row, for axis and `c`.
-        thresholds: Increasing, in units of the run's axis.
-
-    Raises:
-        ValueError: If there are no embeddings or the file is no such file.
-    """
-    path = folder / EMBEDDINGS
-    try:
-        stored = load_file(path)
-        embeddings, labels = stored["embeddings"], stored["labels"]
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} does not exist; run {run.run_id} again with force=true") from error
-    except (SafetensorError, KeyError) as error:
-        raise ValueError(
-            f"{path} does not hold embeddings and labels ({error}); run it again with force=true"
-        ) from error
-    counted = operating_curves(embeddings.double(), labels, torch.from_numpy(thresholds), axis=run.threshold["axis"])
-    kept = counted.positives > 0
-    values = utility(counted.sensitivity[kept], counted.specificity[kept], c=run.threshold["c"])
-    return Curves(thresholds=thresholds, utilities=values.numpy())
+def _panel(source: Source, settings: Settings) -> Panel:
+    return _run_panel(source) if source.kind == "run" else _record_panel(source, settings)
 
 
-def _finished(folder: Path) -> Result:
-    run = read_result(folder)
+def _run_panel(source: Source) -> Panel:
+    """Of a run by its row."""
+    run = read_result(source.path)
     if run is None or run.status != "finished":
         raise ValueError(
-            f"{folder} holds no finished run ({run.status if run else 'no result.json'}); let it finish first"
+            f"{source.path} holds no finished run ({run.status if run else 'no result.json'}); let it finish first"
         )
-    low, high = (run.threshold.get(name) for name in ("d_min", "d_max"))
+    axis, c = str(run.threshold["axis"]), float(run.threshold["c"])
+    return Panel(
+        name="without TCM" if run.choices.get("tcm") == "none" else "with TCM",
+        task=_task(run),
+        comparison=run.comparison_id,
+        scores=run.metrics,
+        axis=axis,
+        ends=_range(f"run {run.run_id}", run.threshold, run.reason),
+        curves=lambda thresholds: curves_of_vectors(source.vectors(), thresholds, axis=axis, c=c),
+    )
+
+
+def _record_panel(source: Source, settings: Settings) -> Panel:
+    """Of an evaluation, stored or made now."""
+    found = record(source, settings)
+    used, scores = found.numbers["settings"], found.numbers
+
+    def curves(thresholds: np.ndarray) -> Curves:
+        if source.kind == "vectors":
+            return curves_of_vectors(source.path, thresholds, axis=used["axis"], c=used["c"])
+        utilities = found.per_class.utilities.numpy()
+        return Curves(found.per_class.thresholds.numpy(), utilities[~np.isnan(utilities).any(axis=1)])
+
+    return Panel(
+        name=found.source.name,
+        task=None,
+        comparison=None,
+        scores=scores,
+        axis=used["axis"],
+        ends=_range(str(found.source), scores, scores["reason"]),
+        curves=curves,
+    )
+
+
+def _range(what: str, numbers: Mapping[str, Any], reason: str | None) -> tuple[float, float]:
+    """The calibration range, if there is one."""
+    low, high = (numbers.get(name) for name in ("d_min", "d_max"))
     if low is None or high is None or not low < high:  # NaN is not below anything
-        raise ValueError(f"run {run.run_id} has no calibration range to draw ({run.reason or 'its ends coincide'})")
-    return run
+        raise ValueError(f"{what} has no calibration range to draw ({reason or 'its ends coincide'})")
+    return low, high
 
 
-def _drawn_axis(runs: list[Result], axis: str) -> np.ndarray:
-    low = min(run.threshold["d_min"] for run in runs)
-    high = max(run.threshold["d_max"] for run in runs)
+def curves_of_vectors(file: Path, thresholds: np.ndarray, *, axis: str, c: float) -> Curves:
+    """Utility of every class that has a positive pair, in float64.
+
+    Args:
+        file: See `tcm_bench.data.vectors.vector_set`.
+        thresholds: Increasing, in units of the axis.
+        axis: `distance` or `similarity`.
+        c: Weight of sensitivity against specificity.
+
+    Raises:
+        ValueError: If the file cannot be read.
+    """
+    given = vector_set(file)
+    assert given.labels is not None
+    counted = operating_curves(given.vectors.double(), given.labels, torch.from_numpy(thresholds), axis=cast(Any, axis))
+    kept = counted.positives > 0
+    return Curves(thresholds, utility(counted.sensitivity[kept], counted.specificity[kept], c=c).numpy())
+
+
+def _drawn_axis(sides: list[Panel], axis: str) -> np.ndarray:
+    low, high = min(side.ends[0] for side in sides), max(side.ends[1] for side in sides)
     margin = MARGIN * (high - low)
     return np.linspace(max(low - margin, LIMITS[axis][0]), min(high + margin, LIMITS[axis][1]), STEPS)
 
 
-def _draw(panel: Axes, curves: Curves, run: Result, color: str) -> None:
+def _draw(panel: Axes, side: Panel, thresholds: np.ndarray, color: str) -> None:
+    curves = side.curves(thresholds)
     x, values = curves.thresholds, curves.utilities
     number = min(MOST_CURVES, len(values))
     sample = np.linspace(0, len(values) - 1, number).round().astype(int)
@@ -142,17 +203,14 @@ def _draw(panel: Axes, curves: Curves, run: Result, color: str) -> None:
     low, high = np.quantile(values, (0.1, 0.9), axis=0)
     panel.fill_between(x, low, high, color=color, alpha=0.25, linewidth=0, label="middle 80 % of the classes")
     panel.plot(x, values.mean(axis=0), color="black", linewidth=2.2, label=f"mean of {len(values)} classes")
-    ends = [run.threshold["d_min"], run.threshold["d_max"]]
-    for i, end in enumerate(ends):
+    for i, end in enumerate(side.ends):
         panel.axvline(end, color="0.25", linestyle="--", linewidth=1, label="_" if i else "calibration range")
     panel.grid(color="0.9", linewidth=0.6)
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _title(run: Result, *, in_full: bool) -> str:
-    name = "without TCM" if run.choices.get("tcm") == "none" else "with TCM"
-    if in_full:
-        name = f"{name}: {_task(run)}"
+def _title(side: Panel, *, in_full: bool) -> str:
+    name = f"{side.name}: {side.task}" if in_full and side.task else side.name
     numbers = [
         ("R@1", "recall_at_1", 100, " %"),
         ("OPIS", "opis", 1000, "e-3"),
@@ -160,7 +218,7 @@ def _title(run: Result, *, in_full: bool) -> str:
     ]
     shown = []
     for title, key, scale, unit in numbers:
-        value = run.metrics.get(key)
+        value = side.scores.get(key)
         shown.append(f"{title} undefined" if value is None else f"{title} {value * scale:.1f}{unit}")
     return f"{name}\n{'   '.join(shown)}"
 

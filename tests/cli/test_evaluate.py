@@ -116,8 +116,14 @@ def test_every_kind_of_file_gives_the_same(tmp_path):
     (tmp_path / "y.txt").write_text("\n".join(map(str, LABELS)))
     tensors = {"embeddings": torch.from_numpy(ROWS), "labels": torch.from_numpy(LABELS)}
     save_file({**tensors, "indices": torch.arange(36)}, tmp_path / "x.safetensors")
+    features = npz(tmp_path / "features.npz", embeddings=None, features=ROWS)
     names = npz(tmp_path / "names.npz", labels=np.array([f"class {label:02}" for label in LABELS]))
-    for words in ([tmp_path / "x.npy", "--labels", tmp_path / "y.txt"], [tmp_path / "x.safetensors"], [names]):
+    for words in (
+        [tmp_path / "x.npy", "--labels", tmp_path / "y.txt"],
+        [tmp_path / "x.safetensors"],
+        [names],
+        [features],
+    ):
         found = numbers("evaluate", *words, *WIDE, "--threads", 1, "--device", "cpu")
         assert found | {"source": ""} == expected | {"source": ""}
 
@@ -155,7 +161,8 @@ def test_runs_without_embeddings_and_unknown_ones_are_a_sentence(outputs):
 def test_what_is_stored_is_what_is_printed(tmp_path):
     out = tmp_path / "new" / "folder"
     printed = numbers("evaluate", npz(tmp_path / "x.npz", labels=LABELS.astype(str)), *WIDE, "--out", out)
-    del printed["source"]
+    for name in ("source", "settings_of", "settings_given"):
+        del printed[name]
     assert json.loads((out / "evaluation.json").read_text()) == printed
     classes = pq.read_table(out / "classes.parquet").to_pydict()
     assert classes["label"] == sorted(set(map(str, LABELS)))
@@ -221,7 +228,9 @@ def changed(row, value):
     ],
 )
 def test_what_cannot_be_evaluated_is_a_sentence(tmp_path, arrays, words, expected):
-    assert expected in sentence("evaluate", npz(tmp_path / "x.npz", **arrays), *words)
+    said = sentence("evaluate", npz(tmp_path / "x.npz", **arrays), *words)
+    assert expected in said
+    assert words or f"{tmp_path / 'x.npz'}" in said
 
 
 def test_a_pickle_is_refused(tmp_path):

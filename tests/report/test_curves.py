@@ -7,8 +7,9 @@ from matplotlib.image import imread
 from safetensors.torch import save_file
 
 from tcm_bench.functional.threshold import threshold_consistency
-from tcm_bench.ledger import write_result
-from tcm_bench.report.curves import EMBEDDINGS, curves_of_run, utility_figure, write_utility_figure
+from tcm_bench.ledger import EMBEDDINGS, write_result
+from tcm_bench.report.curves import curves_of_vectors, utility_figure, write_utility_figure
+from tcm_bench.report.source import Source
 
 
 @pytest.fixture
@@ -29,14 +30,14 @@ def stored(run, tmp_path):
         save_file(
             {"embeddings": embeddings, "labels": labels, "indices": torch.arange(len(labels))}, folder / EMBEDDINGS
         )
-        return folder, result, measured
+        return Source("run", folder), result, measured
 
     return make
 
 
 def test_curves_over_the_calibration_range_are_those_behind_opis(stored):
-    folder, result, measured = stored("none", spread=2.0)
-    drawn = curves_of_run(folder, result, measured.thresholds.numpy())
+    folder, _, measured = stored("none", spread=2.0)
+    drawn = curves_of_vectors(folder.vectors(), measured.thresholds.numpy(), axis="distance", c=1.0)
     assert drawn.utilities.shape == (12, 101)  # the singleton has no curve
     np.testing.assert_array_equal(drawn.utilities, measured.utilities.numpy())
 
@@ -61,11 +62,11 @@ def test_the_figure_shows_both_runs_on_one_axis(stored):
 
 
 def test_many_classes_are_sampled_for_lines_but_all_count_in_the_mean(stored):
-    folder, result, _ = stored("none", spread=2.0, classes=130)
+    folder, _, _ = stored("none", spread=2.0, classes=130)
     figure = utility_figure(folder, folder)
     *curves, mean, _, _ = figure.axes[0].lines
     assert len(curves) == 100
-    everything = curves_of_run(folder, result, np.asarray(mean.get_xdata())).utilities
+    everything = curves_of_vectors(folder.vectors(), np.asarray(mean.get_xdata()), axis="distance", c=1.0).utilities
     assert len(everything) == 130
     np.testing.assert_array_equal(mean.get_ydata(), everything.mean(axis=0))
 
@@ -102,13 +103,13 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(stored, run, tmp_path):
     with pytest.raises(ValueError, match="different threshold axes"):
         utility_figure(folder, cosine)
     with pytest.raises(ValueError, match="holds no finished run"):
-        utility_figure(folder, tmp_path)
-    bare = run("none", data="bare")
-    with pytest.raises(ValueError, match=r"test_embeddings\.safetensors does not exist"):
-        utility_figure(tmp_path / "runs" / bare.run_id, folder)
-    (tmp_path / "runs" / bare.run_id / EMBEDDINGS).write_bytes(b"not tensors")
-    with pytest.raises(ValueError, match="does not hold embeddings and labels"):
-        utility_figure(tmp_path / "runs" / bare.run_id, folder)
+        utility_figure(folder, Source("run", tmp_path))
+    bare = Source("run", tmp_path / "runs" / run("none", data="bare").run_id)
+    with pytest.raises(ValueError, match=r"holds no test_embeddings\.safetensors"):
+        utility_figure(bare, folder)
+    (bare.path / EMBEDDINGS).write_bytes(b"not tensors")
+    with pytest.raises(ValueError, match=r"test_embeddings\.safetensors is not a \.safetensors file of plain arrays"):
+        utility_figure(bare, folder)
     with pytest.raises(ValueError, match=r"end the name in one of \.png"):
         write_utility_figure(folder, folder, tmp_path / "curves.gif")
 
@@ -117,12 +118,12 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(stored, run, tmp_path):
 def test_a_run_without_a_range_cannot_be_drawn(run, tmp_path, end):
     degenerate = run("none", threshold={"d_min": 0.9, "d_max": end}, row={"reason": "all distances are equal"})
     with pytest.raises(ValueError, match=r"no calibration range to draw \(all distances are equal"):
-        utility_figure(tmp_path / "runs" / degenerate.run_id, tmp_path)
+        utility_figure(Source("run", tmp_path / "runs" / degenerate.run_id), Source("run", tmp_path))
 
 
 def test_a_failed_run_cannot_be_drawn(run, tmp_path):
     failed = run("none")
-    folder = tmp_path / "runs" / failed.run_id
-    write_result(folder, failed.model_copy(update={"status": "failed"}))
+    folder = Source("run", tmp_path / "runs" / failed.run_id)
+    write_result(folder.path, failed.model_copy(update={"status": "failed"}))
     with pytest.raises(ValueError, match=r"holds no finished run \(failed"):
         utility_figure(folder, folder)

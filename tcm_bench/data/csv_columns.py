@@ -1,0 +1,53 @@
+"""Text that people write by hand: lists of labels and of images."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import csv
+
+
+def utf8_text(file: Path) -> str:
+    """A text file's content, without a byte order mark.
+
+    Raises:
+        ValueError: If it is not UTF-8 (UTF-16, as some spreadsheets save it, or no text at all).
+    """
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text in UTF-8 (byte {error.start}): save it as UTF-8") from error
+    if "\0" in text:
+        raise ValueError(f"{file} is no text in UTF-8 (byte {text.encode().index(0)} is 0): save it as UTF-8")
+    return text
+
+
+def csv_columns(file: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Columns of a CSV file (UTF-8, with a header) as text; a missing cell is "".
+
+    Args:
+        file: Read as a whole.
+        needed: Columns that it must have.
+        optional: Columns that it may have; those that it lacks are not in the answer.
+
+    Raises:
+        ValueError: If it is no such file, or a column is missing or there twice.
+    """
+    names = [*needed, *optional]
+    as_text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+    content = io.BytesIO(utf8_text(file).encode())
+    try:
+        table = csv.read_csv(content, convert_options=as_text)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{file} is not a CSV file with a column {needed[0]!r} ({_first_line(error)})") from error
+    for name in names:
+        number = table.column_names.count(name)
+        if number > 1 or (not number and name in needed):
+            known = ", ".join(table.column_names)
+            raise ValueError(f"{file} is not a CSV file with a column {name!r} (it has {number}; columns: {known})")
+    return {name: table[name].to_pylist() for name in names if name in table.column_names}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
