@@ -56,6 +56,7 @@ def test_every_option_of_every_group_composes_and_resolves(group, option):
         "data=features": ["data.file=train.py"],
         "data=table": ["data.file=train.py"],
         "optim/schedule=multi_step": ["optim.schedule.milestones=[1]"],
+        "model/backbone=own_weights": ["model.backbone.weights.file=train.py"],
         "model/backbone=none": ["data=features", "data.file=train.py"],
     }
     cfg = composed(f"{plus}{group}={option}", *needs.get(f"{group}={option}", []))
@@ -120,6 +121,22 @@ def test_features_are_named_by_their_content_not_their_path(tmp_path):
     assert len(labelled | {name}) == 3
     shutil.copy(first, second)
     assert composed("data=features", f"data.file={first}", f"data.labels={second}").run_id in labelled
+
+
+def test_weights_of_ones_own_are_named_by_their_content_not_their_path(tmp_path):
+    first, second = tmp_path / "a.pt", tmp_path / "b.pt"
+    first.write_bytes(b"one")
+    shutil.copy(first, second)
+
+    def named(file):
+        cfg = composed("model/backbone=own_weights", f"model.backbone.weights.file={file}")
+        assert str(tmp_path) not in str(science(cfg))
+        return cfg.run_id
+
+    name = named(first)
+    assert named(second) == name
+    second.write_bytes(b"two")
+    assert named(second) != name
 
 
 def test_science_holds_no_path_of_this_machine():

@@ -2,7 +2,6 @@
 
 import tcm_bench.torchvision_schemas  # noqa: F401  isort: skip
 
-import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from tcm_bench.models.state import load_exactly, state_sha256
 from tcm_bench.packages import Package, fetch, files
 from tcm_bench.provenance import file_sha256
 
@@ -156,7 +156,8 @@ class ImgsimWeights(PackageWeights):
         """Load every tensor, those of the 768-d output layer included."""
         state = torch.load(file, map_location="cpu", weights_only=True)
         network = timm.create_model(architecture, num_classes=768, **options)
-        network.load_state_dict({name.removeprefix("module.").removeprefix("pre."): t for name, t in state.items()})
+        named = {name.removeprefix("module.").removeprefix("pre."): tensor for name, tensor in state.items()}
+        load_exactly(network, named, f"{self.name}, read as {architecture},")
         return network
 
 
@@ -210,8 +211,7 @@ class KerasResNetWeights(PackageWeights):
     def network(self, file: Path, architecture: str, options: Mapping[str, Any]) -> nn.Module:
         """Translate the archive's tensors and give the network their stride and epsilon."""
         network: Any = timm.create_model(architecture, num_classes=1000, **options)
-        counts = {name: tensor for name, tensor in network.state_dict().items() if name.endswith("num_batches_tracked")}
-        network.load_state_dict(resnet_state(tfjs_tensors(file)) | counts)
+        load_exactly(network, resnet_state(tfjs_tensors(file)), f"{self.name}, read as {architecture},")
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps = KERAS_BATCH_NORM_EPS
@@ -271,9 +271,9 @@ class ImgFocusWeights(PackageWeights):
         """Translate the ONNX file's tensors, with the position table resampled to the network's grid."""
         network: Any = timm.create_model(architecture, num_classes=0, **options)
         state = vit_state(onnx_tensors(file))
-        table = state["pos_embed"]
-        state["pos_embed"] = resample_abs_pos_embed(table, new_size=network.patch_embed.grid_size)
-        network.load_state_dict(state)
+        if grid := getattr(getattr(network, "patch_embed", None), "grid_size", None):  # else it is no such network
+            state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], new_size=grid)
+        load_exactly(network, state, f"{self.name}, read as {architecture},")
         return network
 
 
@@ -354,12 +354,3 @@ def hub_file(repository: str, placed: Path | None = None) -> Path:
             f"the weights {repository} are not on this machine and the hub gave none ({reason}): on a machine with "
             f"network run `hf download {repository} {HUB_FILE}`, and copy the file to {target}"
         ) from error
-
-
-def state_sha256(network: nn.Module) -> str:
-    """SHA-256 over the names, types, shapes and bytes of a network's parameters and buffers, in hex."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy())
-    return digest.hexdigest()
