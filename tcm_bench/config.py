@@ -206,7 +206,7 @@ def _check_target(path: str, node: DictConfig, trusted: Sequence[str]) -> None:
     if not any(name.startswith(f"{package}.") for package in allowed):
         raise ConfigurationError(
             f"{path}._target_={name} is outside the trusted packages ({', '.join(allowed)}); "
-            f"if the code is yours, add trusted_packages=[{name.partition('.')[0]}]"
+            f"if the code is yours, add trusted_packages=[{name.partition('.')[0]}], or --trusted-package in tcm-bench"
         )
     try:
         target = get_object(name)

@@ -5,7 +5,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from tcm_bench.cli import data, evaluate, runs
+from tcm_bench.cli import data, embed, evaluate, runs
 
 
 class OneSentence(TyperGroup):
@@ -35,4 +35,5 @@ app.command()(runs.report)
 app.command()(runs.curves)
 app.command()(evaluate.evaluate)
 app.command()(evaluate.compare)
+app.command()(embed.embed)
 app.add_typer(data.data_app)

@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
@@ -47,6 +48,21 @@ def csv_columns(file: Path, needed: Sequence[str], optional: Sequence[str] = ())
             known = ", ".join(table.column_names)
             raise ValueError(f"{file} is not a CSV file with a column {name!r} (it has {number}; columns: {known})")
     return {name: table[name].to_pylist() for name in names if name in table.column_names}
+
+
+def labels_of(words: Sequence[str]) -> np.ndarray:
+    """Labels as they are meant: whole numbers if all of them are, else strings.
+
+    Example:
+        >>> labels_of(["10", "9"]).tolist(), labels_of(["10", "009"]).tolist()
+        ([10, 9], ['10', '009'])
+    """
+    found = np.array(words, dtype=np.str_)
+    try:
+        numbers = found.astype(np.int64)
+    except (ValueError, OverflowError):
+        return found
+    return numbers if (numbers.astype(np.str_) == found).all() else found  # "007" is a name
 
 
 def _first_line(error: Exception) -> str:

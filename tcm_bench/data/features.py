@@ -103,7 +103,7 @@ def frozen_features(
         description,
         shape,
         "<f4",
-        lambda: _extracted(backbone.for_inference(), splits, transform, batch_size, num_workers, device),
+        lambda: _features(backbone.for_inference(), splits, transform, batch_size, num_workers, device),
         items=shape[0],
         facts={"rows": "train, then test", "threads": torch.get_num_threads(), "batch_size": batch_size},
         on_progress=on_progress,
@@ -136,7 +136,7 @@ class _Images(Dataset[Tensor]):
         return self.transform(self.table.picture(row))
 
 
-def _extracted(
+def _features(
     network: nn.Module,
     splits: Splits,
     transform: Transform,
@@ -145,22 +145,47 @@ def _extracted(
     device: torch.device,
 ) -> Iterator[np.ndarray]:
     """Blocks of vectors, train's first."""
+    for name, table in (("train", splits.train), ("test", splits.test)):
+        assert isinstance(table, ImageTable)
+        yield from vectors_of(network, table, transform, name, batch_size, num_workers, device)
+
+
+def vectors_of(
+    network: nn.Module,
+    table: ImageTable,
+    transform: Transform,
+    name: str,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    device: str | torch.device = "cpu",
+) -> Iterator[np.ndarray]:
+    """What a network makes of a table's images, in their order, block by block: float32 ``(images, features)``.
+
+    Args:
+        network: From images to vectors; put in eval mode, on the device.
+        table: The images.
+        transform: Applied to each of them.
+        name: Of the table, for messages.
+        batch_size: Images at a time.
+        num_workers: Processes that decode images; 0 decodes in this one.
+        device: Where the network runs.
+
+    Raises:
+        ValueError: If an image cannot be read or a vector is not finite.
+    """
     torch.set_flush_denormal(True)
     network.to(device).eval()
     for weights in network.parameters():
         if weights.ndim == 4:  # the layout that convolutions are a sixth faster with on a CPU
             weights.data = weights.data.contiguous(memory_format=torch.channels_last)
-    for name, table in (("train", splits.train), ("test", splits.test)):
-        assert isinstance(table, ImageTable)
-        row = 0
-        own = torch.Generator()  # a loader draws a seed even without shuffling: leave the run's generator alone
-        loader = Loader(_Images(table, transform), batch_size, num_workers=num_workers, generator=own)
-        for images in loader:
-            with torch.inference_mode():
-                inputs = transform.normalize(images.to(device)).contiguous(memory_format=torch.channels_last)
-                block = network(inputs).float().cpu().numpy()
-            if not np.isfinite(block).all():
-                bad = row + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
-                raise ValueError(f"the backbone's vector of image {bad} of {name} is not finite")
-            row += len(block)
-            yield block
+    row = 0
+    own = torch.Generator()  # a loader draws a seed even without shuffling: leave the run's generator alone
+    for images in Loader(_Images(table, transform), batch_size, num_workers=num_workers, generator=own):
+        with torch.inference_mode():
+            inputs = transform.normalize(images.to(device)).contiguous(memory_format=torch.channels_last)
+            block = network(inputs).float().cpu().numpy()
+        if not np.isfinite(block).all():
+            bad = row + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
+            raise ValueError(f"the network's vector of image {bad} of {name} is not finite")
+        row += len(block)
+        yield block

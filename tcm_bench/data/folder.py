@@ -29,9 +29,9 @@ def folder(root: str | Path, counts: Counts | None = None, sha256: str | None = 
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder: set data.root to one that holds a folder of images per class")
     if (root / "train").is_dir() and (root / "test").is_dir():
-        train, test = _class_folders(root / "train", 2), _class_folders(root / "test", 2)
+        train, test = class_folders(root / "train", 2), class_folders(root / "test", 2)
     else:
-        both = _class_folders(root, 4)
+        both = class_folders(root, 4)
         train, test = both[0::2], both[1::2]
     names = [path.name for path in train + test]
     listings = (
@@ -42,14 +42,14 @@ def folder(root: str | Path, counts: Counts | None = None, sha256: str | None = 
     return splits if sha256 is None else replace(splits, fingerprint=sha256)
 
 
-def _class_folders(parent: Path, needed: int) -> list[Path]:
+def class_folders(parent: Path, needed: int = 0) -> list[Path]:
     """Folders in ``parent`` with an image in them, by name.
 
     Raises:
         ValueError: If there are fewer than are needed.
     """
     folders = sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
-    classes = [path for path in folders if _images(path)]
+    classes = [path for path in folders if images_below(path)]
     if len(classes) < needed:
         loose = sum(path.is_file() and _is_image(path.name) for path in parent.iterdir())
         names = f" ({', '.join(path.name for path in classes)})" if classes else ""
@@ -67,12 +67,12 @@ def _listing(root: Path, folders: list[Path], first_number: int) -> Listing:
     rows = [
         (os.path.relpath(image, root).replace(os.sep, "/"), number)
         for number, path in enumerate(folders, start=first_number)
-        for image in _images(path)
+        for image in images_below(path)
     ]
     return Listing([path for path, _ in rows], [number for _, number in rows])
 
 
-def _images(path: Path) -> list[str]:
+def images_below(path: Path) -> list[str]:
     """Paths of the images below a folder, sorted."""
     return sorted(f"{folder}/{name}" for folder, _, names in os.walk(path) for name in names if _is_image(name))
 

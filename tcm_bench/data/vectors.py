@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from tcm_bench.data.csv_columns import csv_columns, utf8_text
+from tcm_bench.data.csv_columns import csv_columns, labels_of, utf8_text
 from tcm_bench.data.table import FeatureTable, Splits, Table
 from tcm_bench.provenance import file_sha256
 
@@ -275,12 +275,7 @@ def _labels(file: Path) -> np.ndarray:
         raise ValueError(f"{file} must end in .npy, .txt or .csv")
     if (empty := [row for row, word in enumerate(words) if not word.strip()]) and words:
         raise ValueError(f"{file}: label {empty[0]} (counted from 0) is empty")
-    found = np.array(words, dtype=np.str_)
-    try:
-        numbers = found.astype(np.int64)
-    except (ValueError, OverflowError):
-        return found
-    return numbers if (numbers.astype(np.str_) == found).all() else found  # "007" is a name
+    return labels_of(words)
 
 
 def _named(file: Path, labels: np.ndarray, names: np.ndarray | torch.Tensor) -> np.ndarray:

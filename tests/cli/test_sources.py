@@ -31,14 +31,17 @@ def outputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("outputs")
     metric = [f"metrics.evaluation.{key}={str(value).replace(' ', '')}" for key, value in OWN.items()]
     metric += ["metrics.evaluation.ks=[1,3]", "metrics.evaluation.far_levels=[0.02]"]
-    runs = []
-    for tcm in ("none", "paper"):
-        words = [*SMALL, *head(write_vectors(folder)), *metric, f"tcm={tcm}", f"machine.output_dir={folder}"]
-        with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-            cfg, hydra = compose("config", words), compose("config", words, return_hydra_config=True).hydra
-        execute(cfg, choices(hydra, cfg.seed))
-        runs.append(folder / "runs" / cfg.run_id)
-    return folder, *runs
+    file = write_vectors(folder)
+    return folder, *(trained(folder, *head(file), *metric, f"tcm={tcm}") for tcm in ("none", "paper"))
+
+
+def trained(folder, *overrides):
+    """The folder of a run."""
+    words = [*SMALL, *overrides, f"machine.output_dir={folder}"]
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        cfg, hydra = compose("config", words), compose("config", words, return_hydra_config=True).hydra
+    assert execute(cfg, choices(hydra, cfg.seed)).status == "finished"
+    return folder / "runs" / cfg.run_id
 
 
 def numbers(*words):
@@ -173,6 +176,25 @@ def test_what_is_none_of_them_is_the_same_sentence_everywhere(outputs, tmp_path,
         folder / "mine.npz" / "x": "there is no file",
     }.items():
         assert expected in sentence(command, given, *more, "--output-dir", folder)
+
+
+def test_one_file_serves_training_and_evaluation_under_either_name(tmp_path):
+    with np.load(write_vectors(tmp_path)) as held:
+        features, labels = held["features"], held["labels"]
+    np.savez(tmp_path / "embeddings.npz", embeddings=features, labels=labels)
+    np.save(tmp_path / "x.npy", features)
+    (tmp_path / "y.txt").write_text("\n".join(map(str, labels)))
+    rows = [
+        ledger.read_result(trained(tmp_path, *head(tmp_path / name), *more))
+        for name, *more in (("mine.npz",), ("embeddings.npz",), ("x.npy", f"data.labels={tmp_path / 'y.txt'}"))
+    ]
+    assert rows[0].metrics == rows[1].metrics == rows[2].metrics
+    assert len({row.run_id for row in rows}) == 3
+    found = [
+        numbers("evaluate", tmp_path / name, *more)
+        for name, *more in (("mine.npz",), ("embeddings.npz",), ("x.npy", "--labels", tmp_path / "y.txt"))
+    ]
+    assert found[0]["opis"] == found[1]["opis"] == found[2]["opis"]
 
 
 def test_a_stored_evaluation_cannot_be_measured_anew(outputs, tmp_path):
