@@ -1,5 +1,7 @@
 """What a finished run has learnt, put to use: its network, and the embeddings that it makes of anything new."""
 
+import tcm_bench.torchvision_schemas  # noqa: F401  isort: skip
+
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

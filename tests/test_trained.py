@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +101,15 @@ def test_a_runs_test_images_give_its_test_embeddings(runs, photos, tmp_path, kin
     assert found.labels.tolist() == labels.tolist()
     assert found.classes.tolist() == [f"thing {number}" for number in (1, 3, 5, 7)]
     assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_the_installed_command_embeds_in_a_process_of_its_own(runs, photos, tmp_path):
+    command = [Path(sys.executable).with_name("tcm-bench"), "embed", runs["frozen"], photos / "test"]
+    done = subprocess.run(
+        [*command, "--out", tmp_path / "x.npz", "--device", "cpu"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    np.testing.assert_allclose(np.load(tmp_path / "x.npz")["embeddings"], stored(runs["frozen"])[0], rtol=0, atol=2e-6)
 
 
 def test_paths_stand_beside_the_embeddings(runs, photos, tmp_path):
