@@ -192,7 +192,7 @@ def damaged(folder, name, content):
     (folder / name).write_bytes(content)
 
 
-@pytest.mark.parametrize("workers", [0])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_image_is_a_sentence_with_its_name(runs, photos, tmp_path, workers):
     shutil.copytree(photos / "test", tmp_path / "test")
     broken = tmp_path / "test" / "thing 3" / "1.jpg"

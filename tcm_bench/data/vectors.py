@@ -112,7 +112,7 @@ def vector_splits(
         file: See :func:`vector_set`; in ``split`` it may say which items are ``train`` and which ``test`` (or 0 for
             train and 1 for test: a ``.safetensors`` file holds no strings).
         labels: A file of labels, in place of the file's own.
-        sha256: Hash of the file, followed by a blank and that of the labels if these are given; None: not checked.
+        sha256: Hash of the file, followed by that of the labels if these are given; None: not checked.
         test_share: Share of the classes that go to the test split; without ``split`` only.
         seed: Draws which; without ``split`` only.
 
@@ -126,7 +126,7 @@ def vector_splits(
     file, labels = Path(file), None if labels is None else Path(labels)
     if not file.is_file():
         raise ValueError(f"there is no file {file}: set data.file to an .npz, .safetensors or .npy file")
-    found = " ".join(file_sha256(path) for path in (file, labels) if path is not None and path.is_file())
+    found = "".join(file_sha256(path) for path in (file, labels) if path is not None and path.is_file())
     if sha256 is not None and found != sha256:
         raise ValueError(f"{file} has sha256 {found} where {sha256} is expected")
     given = vector_set(file, labels, whole_numbers=True)

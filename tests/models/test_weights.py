@@ -137,7 +137,7 @@ def test_a_package_is_found_without_importing_it_and_loaded_strictly(toy_package
     weights = ImgsimWeights(**PINNED | {"sha256": file_sha256(toy_package)})
     with pytest.raises(ValueError, match="the weights toy are not of architecture=resnet10t") as caught:
         weights.build("resnet10t", {})
-    assert re.search(r"^weights, read as resnet10t, does not hold .*: it lacks fc\.bias$", str(caught.value.__cause__))
+    assert re.search(r"^toy, read as resnet10t, does not hold .*: it lacks fc\.bias$", str(caught.value.__cause__))
 
 
 def test_an_altered_package_is_refused(toy_package):
