@@ -139,10 +139,10 @@ def test_an_array_alone_needs_a_file_of_labels(tmp_path, write):
         np.testing.assert_array_equal(one.features, other.features)
         assert one.class_names == other.class_names
     hashes = [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("my.npy", "labels.txt")]
-    vector_splits(tmp_path / "my.npy", labels=tmp_path / "labels.txt", sha256=" ".join(hashes))
+    vector_splits(tmp_path / "my.npy", labels=tmp_path / "labels.txt", sha256="".join(hashes))
     (tmp_path / "labels.txt").write_text("\n".join(map(str, LABELS + 1)))
     with pytest.raises(ValueError, match="is expected"):
-        vector_splits(tmp_path / "my.npy", labels=tmp_path / "labels.txt", sha256=" ".join(hashes))
+        vector_splits(tmp_path / "my.npy", labels=tmp_path / "labels.txt", sha256="".join(hashes))
 
 
 def test_embeddings_are_another_name_and_may_be_whole_numbers(write):

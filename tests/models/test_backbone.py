@@ -1,13 +1,16 @@
 """What every backbone promises. A new ``conf/model/backbone/*.yaml`` is enrolled by existing."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from tcm_bench.config import build
 from tcm_bench.models.backbone import TimmBackbone
 from tcm_bench.models.embedder import Embedder
 from tcm_bench.models.weights import RandomWeights
@@ -98,3 +101,21 @@ def test_a_folded_copy_computes_the_same():
 def test_what_cannot_be_is_refused(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         small(**changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [("resnet50_imgsim", "resnet18"), ("vit_small_focus", "vit_base_patch14_dinov2"), ("mobilenetv2", "resnet18")],
+)
+def test_weights_of_another_network_are_one_sentence_with_two_ways_out(name, architecture):
+    cfg = OmegaConf.load(FOLDER / "backbone" / f"{name}.yaml")
+    cfg.architecture = architecture
+    with pytest.raises(ValueError, match=rf"^the weights .* are not of architecture={architecture}: ") as caught:
+        build(cfg)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"`model/backbone=resnet50 model.backbone.architecture={architecture}`" in message
+    words = shlex.split(message.rpartition("random ones with `")[2].rstrip("`"))
+    with initialize_config_dir(str(FOLDER.parent), version_base="1.3"):
+        chosen = compose("config", [f"model/backbone={name}", f"model.backbone.architecture={architecture}", *words])
+    assert build(chosen.model.backbone).identity["weights"]["name"] == "random"

@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import shlex
 import tarfile
 import time
 from importlib import metadata
@@ -17,14 +16,12 @@ import timm
 import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import HTTPError
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from onnx.reference import ReferenceEvaluator
 from safetensors.torch import save_file
 from torchvision.models import MobileNet_V2_Weights, resnet50
 
-from tcm_bench.config import build
 from tcm_bench.data.decode import Picture, picture
 from tcm_bench.data.transforms import Preprocessing
 from tcm_bench.models.weights import (
@@ -305,24 +302,6 @@ def test_tensors_in_another_order_are_refused(toy_package):
     torch.save(dict([*state[1:], state[0]]), toy_package)
     with pytest.raises(ValueError, match="the weights toy are not of architecture=resnet10t"):
         SameOrderWeights(**PINNED | {"sha256": file_sha256(toy_package)}).build("resnet10t", {})
-
-
-@pytest.mark.parametrize(
-    ("name", "architecture"),
-    [("resnet50_imgsim", "resnet18"), ("vit_small_focus", "vit_base_patch14_dinov2"), ("mobilenetv2", "resnet18")],
-)
-def test_weights_of_another_network_are_one_sentence_with_two_ways_out(name, architecture):
-    cfg = OmegaConf.load(BACKBONES / f"{name}.yaml")
-    cfg.architecture = architecture
-    with pytest.raises(ValueError, match=rf"^the weights .* are not of architecture={architecture}: ") as caught:
-        build(cfg)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert f"`model/backbone=resnet50 model.backbone.architecture={architecture}`" in message
-    words = shlex.split(message.rpartition("random ones with `")[2].rstrip("`"))
-    with initialize_config_dir(str(BACKBONES.parents[1]), version_base="1.3"):
-        chosen = compose("config", [f"model/backbone={name}", f"model.backbone.architecture={architecture}", *words])
-    assert build(chosen.model.backbone).identity["weights"]["name"] == "random"
 
 
 CHANNELS = (4, 6, 8, 10)  # of a ResNet-50 in miniature: a block ends with four times as many
