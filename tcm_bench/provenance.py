@@ -1,12 +1,18 @@
 """Where a number comes from: code, libraries, machine."""
 
+import ast
 import hashlib
+import json
 import os
 import platform
 import resource
 import subprocess
 import sys
+import sysconfig
+from collections.abc import Collection, Iterable, Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +73,76 @@ def file_sha256(file: Path) -> str:
     """Hash of a file's bytes, in hex."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def listing_sha256(files: Iterable[tuple[str, str]]) -> str:
+    """One hash for several files, in hex, from pairs of a name and the hash of what it holds."""
+    return hashlib.sha256(json.dumps(sorted(files)).encode()).hexdigest()
+
+
+@cache  # once a process, which imports a module once: the number is that of the code which runs here
+def source_sha256(module: str, known: Collection[str] = ()) -> str | None:
+    """Hash of the Python source behind a module, in hex; nothing is imported.
+
+    Counted are all `*.py` files of the top-level package, and of what it imports from the folder beside it, for one's
+    own code is often spread over a few files there. An installed package counts alone: its neighbors are others' work.
+
+    Args:
+        module: Dotted name; its first part says which package.
+        known: Names of top-level packages not to follow. Hashable, as it is remembered.
+
+    Returns:
+        None if there is no such module or it has no file.
+    """
+    waiting, found = [module.partition(".")[0]], dict[str, str]()
+    home: Path | None = None
+    seen = {*known}
+    while waiting:
+        if (name := waiting.pop()) in seen:
+            continue
+        seen.add(name)
+        for place, files in _sources(name):
+            home = home or place
+            if place != home:
+                continue
+            found |= {file.relative_to(place).as_posix(): file_sha256(file) for file in files}
+            if not _is_installed(place):
+                waiting += (imported for file in files for imported in _imported(file))
+    return listing_sha256(found.items()) if found else None
+
+
+def _sources(name: str) -> Iterator[tuple[Path, list[Path]]]:
+    """Folders that hold a top-level module, each with the files that are its source."""
+    try:
+        spec = find_spec(name)
+    except (ImportError, ValueError):  # ValueError: of a module made by hand, such as __main__
+        return
+    if spec is None:
+        return
+    if spec.submodule_search_locations is not None:
+        for folder in map(Path, spec.submodule_search_locations):
+            yield folder.parent, list(folder.rglob("*.py"))
+    elif spec.origin and (file := Path(spec.origin)).is_file():
+        yield file.parent, [file]
+
+
+def _is_installed(place: Path) -> bool:
+    return any(
+        place.is_relative_to(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib")
+    )
+
+
+def _imported(file: Path) -> Iterator[str]:
+    """Top-level packages that a source file imports, wherever in it."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):  # whoever imports it will be told
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
 
 
 def cores() -> int:
