@@ -5,9 +5,7 @@ schema of every plain value, and what does not fit either is refused with one se
 """
 
 import difflib
-import hashlib
 import inspect
-import json
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -31,9 +29,9 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from tcm_bench.ledger import science_hash
+from tcm_bench.ledger import Run, science_hash
 from tcm_bench.limits import LIMITS, faults
-from tcm_bench.provenance import cores, file_sha256
+from tcm_bench.provenance import cores, file_sha256, listing_sha256, with_sources
 
 CONFIG_NAME = "config"
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -72,6 +70,9 @@ class ConfigurationError(ValueError):
 def science(cfg: DictConfig, *, seed: Any = None) -> dict[str, Any]:
     """The part of a configuration that decides a run's numbers, plain and resolved, the same on every machine.
 
+    A node whose `_target_` is code from outside the project and its libraries says by `_source_` which code: an edit of
+    one's own loss makes another run.
+
     Args:
         cfg: A composed configuration.
         seed: Stands for the seed wherever it is used; None: the configuration's own.
@@ -91,7 +92,7 @@ def science(cfg: DictConfig, *, seed: Any = None) -> dict[str, Any]:
             node[key] = f"<{key}>"
     plain = OmegaConf.to_container(anywhere, resolve=True)
     assert isinstance(plain, dict)
-    return {key: plain[key] for key in SCIENCE}
+    return with_sources({key: plain[key] for key in SCIENCE}, TRUSTED)
 
 
 def run_id(*, _root_: DictConfig) -> str:
@@ -104,16 +105,36 @@ def comparison_id(cfg: DictConfig) -> str:
     return science_hash({key: value for key, value in science(cfg, seed="<seed>").items() if key != "tcm"})
 
 
+def plan(cfg: DictConfig, chosen: dict[str, str | int]) -> Run:
+    """What is known of a run before it starts; `chosen` are its `choices`."""
+    return Run(run_id=cfg.run_id, comparison_id=comparison_id(cfg), choices=chosen, science=science(cfg))
+
+
 def choices(hydra: Any, seed: int) -> dict[str, str | int]:
-    """What was chosen for each factor of the experiment, the seed, and any value of TCM that was set by hand.
+    """What was chosen for each factor of the experiment, the seed, and everything else that was set by hand.
+
+    A factor whose `_target_` was set by hand goes by that, not by the option that it was put into. The rest goes by its
+    dotted key (`optim.optimizer.lr`), or its group (`optim/optimizer`), where it decides numbers.
 
     Args:
         hydra: Hydra's own node.
         seed: Of the run.
     """
     chosen: dict[str, str | int] = {name: hydra.runtime.choices[group] for name, group in FACTORS.items()}
-    own = dict(word.lstrip("+").split("=", 1) for word in hydra.overrides.task if word.startswith("tcm."))
+    own = dict(_by_hand(hydra.overrides.task))
+    for name, group in FACTORS.items():
+        chosen[name] = own.pop(f"{group.replace('/', '.')}._target_", chosen[name])
     return {**chosen, "seed": seed, **own}
+
+
+def _by_hand(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Keys and values of the overrides that decide numbers, but for factors and seed; of a path only its last part."""
+    for word in overrides:
+        key, _, value = word.lstrip("+~").partition("=")
+        key = key.partition("@")[0]
+        if key in ("seed", *FACTORS.values()) or re.split(r"[./]", key)[0] not in (*SCIENCE, "experiment"):
+            continue
+        yield key, Path(value).name if key in PLACES else value
 
 
 def _bytes_sha256(file: Path) -> str:
@@ -144,9 +165,8 @@ def content_sha256(path: str | None, prepared: str | None = None, *, _parent_: D
     place = Path(path)
     try:
         if place.is_dir():
-            files = sorted(file for file in place.rglob("*") if file.is_file())
-            listing = [(file.relative_to(place).as_posix(), _bytes_sha256(file)) for file in files]
-            return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+            files = (file for file in place.rglob("*") if file.is_file())
+            return listing_sha256((file.relative_to(place).as_posix(), _bytes_sha256(file)) for file in files)
         return _bytes_sha256(place)
     except OSError as error:
         names = [place.rpartition(".")[2] for place in reversed(PLACES)]

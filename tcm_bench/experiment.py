@@ -149,6 +149,11 @@ def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path
                 progress_bar=bool(cfg.machine.progress),
             )
             transforms.clear()
+    elif "_target_" in cfg.model.backbone:
+        raise ConfigurationError(
+            "the data are vectors already, so model/backbone would name a network that is not used; leave it out, or "
+            "write model/backbone=none"
+        )
     _seed(cfg)
     make_head = build(cfg.model.head, trusted)
     if isinstance(splits.train, FeatureTable):

@@ -12,14 +12,16 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
+SCHEMA_VERSION = 2
 RESULT = "result.json"
 RUNNING = "running.json"
+SWEEPS = "sweeps"  # one list for each
 EMBEDDINGS = "test_embeddings.safetensors"  # embeddings (items, dim), labels and indices (items,)
 WEIGHTS = "weights.safetensors"  # of the network that made them
 CONFIG = "config.yaml"  # the run's configuration, resolved
@@ -29,14 +31,29 @@ Status = Literal["finished", "failed", "interrupted"]
 State = Literal["finished", "failed", "interrupted", "running", "pending"]
 
 
-class Result(BaseModel):
+class Run(BaseModel):
+    """What a run is; known before it starts.
+
+    Attributes:
+        run_id: Hash of the science configuration, see `science_hash`.
+        comparison_id: The same hash without the TCM setting and the seed: equal for all runs of one comparison. Empty
+            in lists written before they had it.
+        choices: Names chosen for data, backbone, loss and tcm, the seed, and what else was set by hand.
+        science: The science configuration, resolved. Empty in rows and lists of before `schema_version` 2.
+    """
+
+    run_id: str
+    comparison_id: str = ""
+    choices: dict[str, str | int]
+    science: dict[str, Any] = {}
+
+
+class Result(Run):
     """The row of one run.
 
     Attributes:
+        schema_version: Of this file: 2 since the row holds `science`.
         status: How the run ended; `reason` says why unless it finished.
-        run_id: Hash of the science configuration, see `science_hash`.
-        comparison_id: The same hash without the TCM setting and the seed: equal for all runs of one comparison.
-        choices: Names chosen for data, backbone, loss and tcm, and the seed.
         metrics: Fractions in [0, 1]; None where a metric is undefined (then `reason` says why).
         threshold: Every setting behind OPIS, and the calibration range that resulted.
         selection: Which weights were evaluated.
@@ -45,11 +62,9 @@ class Result(BaseModel):
         peak_mem_gib: Largest resident memory of the process so far; a worker that did earlier runs counts them too.
     """
 
+    schema_version: int = 1
     status: Status
     reason: str | None = None
-    run_id: str
-    comparison_id: str
-    choices: dict[str, str | int]
     metrics: dict[str, float | None] = {}
     threshold: dict[str, Any] = {}
     selection: str = "last epoch"
@@ -62,6 +77,13 @@ class Result(BaseModel):
     threads: int
     versions: dict[str, str]
     git: dict[str, Any]
+
+
+class Sweep(BaseModel):
+    """What a sweep consists of."""
+
+    name: str
+    runs: list[Run]
 
 
 class Progress(BaseModel):
@@ -178,6 +200,24 @@ def state(run_dir: Path) -> State:
         return "running" if _is_alive(progress) else "interrupted"
     result = read_result(run_dir)
     return result.status if result else "pending"
+
+
+def write_sweep(output_dir: Path, name: str, runs: Sequence[Run]) -> None:
+    """Write down what a sweep consists of, so that its table shows what has not ended too."""
+    path = output_dir / SWEEPS / f"{name}.json"
+    write_atomic(path, Sweep(name=name, runs=list(runs)).model_dump_json(indent=1) + "\n")
+
+
+def read_sweep(path: Path) -> list[Run]:
+    """The runs of a sweep, from the list that `write_sweep` wrote.
+
+    Raises:
+        ValueError: If the file is no such list.
+    """
+    try:
+        return Sweep.model_validate_json(path.read_text(encoding="utf-8")).runs
+    except ValueError as error:  # pydantic's is one
+        raise ValueError(f"{path} is not the list of a sweep; start the sweep again to have it rewritten") from error
 
 
 def results(run_dirs: Iterable[Path]) -> Iterator[Result]:

@@ -80,8 +80,26 @@ def listing_sha256(files: Iterable[tuple[str, str]]) -> str:
     return hashlib.sha256(json.dumps(sorted(files)).encode()).hexdigest()
 
 
+def with_sources(node: Any, vouched: Collection[str]) -> Any:
+    """A plain configuration with `_source_`, the `source_sha256` of its code, beside every `_target_` of others' code.
+
+    Args:
+        node: Nested dictionaries and lists.
+        vouched: Packages whose code goes by its version; whatever else lies in the same libraries has no hash.
+    """
+    if isinstance(node, list):
+        return [with_sources(child, vouched) for child in node]
+    if not isinstance(node, dict):
+        return node
+    found = {key: with_sources(child, vouched) for key, child in node.items()}
+    target = str(node.get("_target_", ""))
+    if target and not target.startswith(tuple(f"{package}." for package in vouched)):
+        found["_source_"] = source_sha256(target, frozenset(package.partition(".")[0] for package in vouched))
+    return found
+
+
 @cache  # once a process, which imports a module once: the number is that of the code which runs here
-def source_sha256(module: str, known: Collection[str] = ()) -> str | None:
+def source_sha256(module: str, known: frozenset[str] = frozenset()) -> str | None:
     """Hash of the Python source behind a module, in hex; nothing is imported.
 
     Counted are all `*.py` files of the top-level package, and of what it imports from the folder beside it, for one's
@@ -89,7 +107,7 @@ def source_sha256(module: str, known: Collection[str] = ()) -> str | None:
 
     Args:
         module: Dotted name; its first part says which package.
-        known: Names of top-level packages not to follow. Hashable, as it is remembered.
+        known: Names of top-level packages not to follow.
 
     Returns:
         None if there is no such module or it has no file.

@@ -29,9 +29,10 @@ from tcm_bench.config import (
     causes,
     check,
     choices,
-    comparison_id,
     explain,
+    plan,
 )
+from tcm_bench.scores import compared, score
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,9 @@ _watching = threading.Event()
 def main() -> None:
     """Run the command line; end with one sentence and a non-zero status if it cannot be done."""
     logging.raiseExceptions = False  # a log that cannot be written (full disk) must not hide what went wrong
+    sys.path.append(
+        str(Path.cwd())
+    )  # one's own code may lie where the command is given; last, so that it hides nothing
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach this function instead of Hydra's printer
     for flag in {"-m", "--multirun"} & set(sys.argv[1:]):  # between overrides Hydra cannot parse it
         sys.argv.remove(flag)
@@ -158,14 +162,14 @@ def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> le
     from tcm_bench.experiment import Measured, fit_and_test  # torch: seconds that a finished run need not pay
 
     started, clock = datetime.now(UTC), time.monotonic()
+    planned = plan(cfg, chosen)
     ledger.write_progress(run_dir, "start")
 
     def row(status: ledger.Status, measured: Measured) -> ledger.Result:
         result = ledger.Result(
+            schema_version=ledger.SCHEMA_VERSION,
             status=status,
-            run_id=cfg.run_id,
-            comparison_id=comparison_id(cfg),
-            choices=chosen,
+            **vars(planned),
             started=started.isoformat(timespec="seconds"),
             wall_s=round(time.monotonic() - clock, 3),
             peak_mem_gib=round(provenance.peak_mem_gib(), 3),
@@ -200,17 +204,15 @@ def _discard(run_dir: Path) -> None:
 def summary(result: ledger.Result, run_dir: Path) -> str:
     """What a person wants to know of a run that has just ended."""
 
-    def shown(name: str, scale: float, unit: str) -> str:
-        value = result.metrics.get(name)
-        return "undefined" if value is None else f"{value * scale:.2f}{unit}"
+    def shown(name: str, suffix: str = "") -> str:
+        return score(name).shown(result.metrics.get(f"{name}{suffix}"), 2)
 
+    recall, *consistency = compared(result.metrics)
     lines = [
         f"{result.status}: {' '.join(f'{k}={v}' for k, v in result.choices.items())}",
-        f"  unseen classes: R@1 {shown('recall_at_1', 100, ' %')} (before training "
-        f"{shown('recall_at_1_before', 100, ' %')}), OPIS {shown('opis', 1000, 'e-3')}, "
-        f"10%-OPIS {shown('opis_10pct', 1000, 'e-3')}",
-        f"  seen classes:   R@1 {shown('recall_at_1_seen', 100, ' %')}, OPIS {shown('opis_seen', 1000, 'e-3')}, "
-        f"10%-OPIS {shown('opis_10pct_seen', 1000, 'e-3')}",
+        f"  unseen classes: {shown(recall)} (before training {shown('recall_at_1', '_before')}), "
+        + ", ".join(map(shown, consistency)),
+        "  seen classes:   " + ", ".join(shown(name, "_seen") for name in (recall, *consistency)),
         f"  {result.wall_s:.0f} s, {run_dir}",
     ]
     return "\n".join(lines)

@@ -6,7 +6,7 @@ sense, say how far it is, and leave at once when nothing is left to do.
 
 import atexit
 import contextlib
-import json
+import re
 import statistics
 import sys
 import threading
@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -26,14 +26,8 @@ from rich.live import Live
 from rich.text import Text
 
 from tcm_bench import ledger
-from tcm_bench.config import ConfigurationError, absent_data, check, choices, explain
-
-
-class Run(TypedDict):
-    """One job of a sweep, as `outputs/sweeps/<name>.json` lists it."""
-
-    run_id: str
-    choices: dict[str, str | int]
+from tcm_bench.config import ConfigurationError, absent_data, check, choices, explain, plan
+from tcm_bench.labels import labels
 
 
 class SweepCallback(Callback):
@@ -52,7 +46,7 @@ class SweepCallback(Callback):
         assert _display is not None
         _display.finish()
         with _or_leave():
-            status = conclude(config.sweep_name or "unnamed", Path(config.machine.output_dir), _display.runs)
+            status = conclude(_display.sweep, Path(config.machine.output_dir), _display.runs)
         if status:
             sys.exit(status)
 
@@ -61,28 +55,38 @@ class SweepCallback(Callback):
         jobs = _compose_jobs(config)
         _refuse_nonsense(jobs)
         output_dir = Path(config.machine.output_dir)
-        runs: list[Run] = [{"run_id": job.run_id, "choices": choices(job.hydra, job.seed)} for job in jobs]
-        name = config.sweep_name or "unnamed"
-        ledger.write_atomic(
-            output_dir / "sweeps" / f"{name}.json", json.dumps({"name": name, "runs": runs}, indent=1) + "\n"
-        )
+        runs = [plan(job, choices(job.hydra, job.seed)) for job in jobs]
+        name = config.sweep_name or own_name(runs)
+        ledger.write_sweep(output_dir, name, runs)
         run_dirs = [Path(job.run_dir) for job in jobs]
         if not config.force and all(ledger.state(run_dir) == "finished" for run_dir in run_dirs):
             console.print(f"all {len(runs)} runs are finished already; force=true runs them again")
             sys.exit(conclude(name, output_dir, runs))
-        _display = Display(runs, run_dirs, parallel=config.machine.jobs)
+        _display = Display(name, runs, run_dirs, parallel=config.machine.jobs)
         _display.start()
 
 
-def conclude(name: str, output_dir: Path, runs: list[Run]) -> int:
+def conclude(name: str, output_dir: Path, runs: list[ledger.Run]) -> int:
     """Print and store the comparison table of a sweep; the exit status is 1 if any run did not finish."""
     from tcm_bench.report.comparison import comparison_table, write_comparison
 
-    rows = list(ledger.results(Path(output_dir) / "runs" / run["run_id"] for run in runs))
+    rows = list(ledger.results(Path(output_dir) / "runs" / run.run_id for run in runs))
     written = write_comparison(rows, output_dir / "report", name, runs)
     Console().print(comparison_table(rows, runs, width=Console().width))
     console.print(*(f"written: {path}" for path in written), sep="\n")
     return int(sum(row.status == "finished" for row in rows) < len(runs))
+
+
+def own_name(runs: list[ledger.Run]) -> str:
+    """Of a sweep without a name: what varies in it, and a hash of its runs, so that the same command finds its table.
+
+    Args:
+        runs: All of the sweep, in any order.
+    """
+    keys = dict.fromkeys(key for run in runs for key in run.choices)
+    varied = [key for key in keys if len({run.choices.get(key) for run in runs}) > 1]
+    words = [re.split(r"[./]", key)[-1] for key in varied[:3]]
+    return "-".join([*words, ledger.science_hash({"runs": sorted(run.run_id for run in runs)})[:6]])
 
 
 def _compose_jobs(config: DictConfig) -> list[DictConfig]:
@@ -126,10 +130,12 @@ def _refuse_nonsense(jobs: list[DictConfig]) -> None:
 class Display(threading.Thread):
     """Reads the run folders once in a while and says how far the sweep is: a live view, or a line for each change."""
 
-    def __init__(self, runs: list[Run], run_dirs: list[Path], parallel: int) -> None:
+    def __init__(self, sweep: str, runs: list[ledger.Run], run_dirs: list[Path], parallel: int) -> None:
         """Watch the folders of `runs`, of which up to `parallel` are at work at a time."""
         super().__init__(daemon=True)
+        self.sweep = sweep
         self.runs = runs
+        self.labels = labels(runs)
         self.run_dirs = run_dirs
         self.parallel = parallel
         self.finished_before = sum(ledger.state(run_dir) == "finished" for run_dir in run_dirs)
@@ -182,12 +188,12 @@ class Display(threading.Thread):
     def view(self) -> Text:
         """The headline and a line for every run at work."""
         lines = [self.headline()]
-        for run_dir, run in zip(self.run_dirs, self.runs, strict=True):
+        for run_dir, label in zip(self.run_dirs, self.labels, strict=True):
             progress = ledger.read_progress(run_dir)
             if progress and ledger.state(run_dir) == "running":
                 how_far = f"{progress.done}/{progress.total}" if progress.total else ""
-                name = " ".join(map(str, run["choices"].values()))
-                lines.append(f"  {name}: {progress.stage} {how_far}, {time.time() - progress.started:.0f} s")
+                since = f"{time.time() - progress.started:.0f} s"
+                lines.append(f"  {label.task} {label.tcm} {label.seed}: {progress.stage} {how_far}, {since}")
         return Text("\n".join(lines))
 
 

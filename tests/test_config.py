@@ -18,6 +18,7 @@ from tcm_bench.config import (
     explain,
     science,
 )
+from tcm_bench.provenance import source_sha256
 
 CONF = PROJECT_ROOT / "conf"
 NO_OPTIONS = {"hydra/job_logging", "hydra/hydra_logging"}  # composed by every other test
@@ -137,6 +138,23 @@ def test_weights_of_ones_own_are_named_by_their_content_not_their_path(tmp_path)
     assert named(second) == name
     second.write_bytes(b"two")
     assert named(second) != name
+
+
+def test_code_of_ones_own_names_a_run_by_its_source_and_the_permission_for_it_does_not(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    edited = []
+    for text in ("x = 1", "x = 2"):
+        (tmp_path / "own_code.py").write_text(text)
+        source_sha256.cache_clear()  # as in another process
+        cfgs = [composed("loss._target_=own_code.Loss", f"trusted_packages=[{p}]") for p in ("own_code", "")]
+        edited.append({cfg.run_id for cfg in cfgs})
+        assert (
+            len({comparison_id(composed("loss._target_=own_code.Loss", tcm)) for tcm in ("tcm=none", "tcm=paper")}) == 1
+        )
+    assert [len(names) for names in edited] == [1, 1]
+    assert edited[0] != edited[1]
+    assert "_source_" not in str(science(composed()))  # the project's own libraries are named by their versions
+    assert comparison_id(composed("tcm._target_=own_code.TCM")) == comparison_id(composed())
 
 
 def test_science_holds_no_path_of_this_machine():

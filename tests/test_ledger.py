@@ -46,7 +46,7 @@ def test_a_row_survives_the_disk(tmp_path):
 
 def test_a_row_that_is_not_ours_is_refused_with_its_path(tmp_path):
     (tmp_path / "result.json").write_text(json.dumps({"status": "done"}))
-    with pytest.raises(ValueError, match=r"result\.json is not a result of tcm_bench \(status"):
+    with pytest.raises(ValueError, match=r"result\.json is not a result of tcm_bench \(run_id"):
         ledger.read_result(tmp_path)
 
 

@@ -18,7 +18,7 @@ from vectors import SMALL, command, head, write_vectors
 
 from tcm_bench import ledger
 from tcm_bench.config import PROJECT_ROOT, ConfigurationError, choices
-from tcm_bench.run import execute
+from tcm_bench.run import execute, summary
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,15 @@ def test_a_run_leaves_a_complete_folder(tmp_path, vectors):
         "loss": "smooth_ap",
         "tcm": "paper",
         "seed": 0,
+        "trainer.max_epochs": "2",
+        "data.loader.batches_per_epoch": "5",
+        "data.file": "mine.npz",  # the name, not the path
+        "data.loader.classes_per_batch": "8",
+        "model.head.embedding_dim": "16",
     }
+    assert stored["schema_version"] == ledger.SCHEMA_VERSION
+    assert ledger.science_hash(stored["science"]) == stored["run_id"]
+    assert stored["science"]["model"]["head"]["embedding_dim"] == 16
     assert {"recall_at_1", "opis", "opis_10pct"} <= set(stored["metrics"])
     assert {"recall_at_1_before", "recall_at_1_seen", "opis_seen", "opis_10pct_seen"} <= set(stored["metrics"])
     assert {"axis", "d_min", "d_max", "far_bounds", "steps", "c", "eps", "ranking"} <= set(stored["threshold"])
@@ -143,6 +151,47 @@ def test_a_failed_run_leaves_its_reason_and_the_next_attempt_replaces_it(tmp_pat
 def test_declared_class_count_is_checked(tmp_path, vectors):
     with pytest.raises(ConfigurationError, match=r"12 training classes where data\.num_train_classes=99"):
         run(tmp_path, *head(vectors), "data.num_train_classes=99")
+
+
+def test_a_backbone_that_vectors_pass_by_is_refused(tmp_path, vectors):
+    with pytest.raises(ConfigurationError, match="model/backbone would name a network that is not used"):
+        run(tmp_path, *head(vectors), "model/backbone=resnet_small")
+
+
+def test_an_edit_of_ones_own_loss_is_another_run(tmp_path, vectors):
+    """In the current directory and in another one on PYTHONPATH; both may change."""
+    code, library = tmp_path / "code", tmp_path / "library"
+    code.mkdir()
+    library.mkdir()
+    loss = "from tcm_bench.losses.smooth_ap import SmoothAP\n\nclass Loss(SmoothAP):\n    pass\n"
+    (code / "own_here.py").write_text(loss)
+    (library / "own_there.py").write_text(loss)
+    environment = {**os.environ, "PYTHONPATH": str(library)}
+
+    def trained(module: str) -> str:
+        words = [*head(vectors), f"loss._target_={module}.Loss", f"trusted_packages=[{module}]"]
+        ran = subprocess.run(
+            command(tmp_path, *words), cwd=code, env=environment, capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 0, ran.stderr
+        return ran.stderr
+
+    for folder, module in ((code, "own_here"), (library, "own_there")):
+        assert f"loss={module}.Loss" in trained(module)
+        assert "already finished" in trained(module)
+        (folder / f"{module}.py").write_text(loss.replace("pass", "temperature_of_mine = 1"))
+        assert "already finished" not in trained(module)
+    rows = list(ledger.results(tmp_path.glob("runs/*")))
+    assert len({row.run_id for row in rows}) == 4
+    assert sorted(row.choices["loss"] for row in rows) == ["own_here.Loss"] * 2 + ["own_there.Loss"] * 2
+
+
+def test_another_share_of_worst_classes_is_reported_by_its_name(tmp_path, vectors):
+    result, run_dir = run(tmp_path, *head(vectors), "metrics.evaluation.eps=0.25", "metrics.evaluation.ks=[2]")
+    text = summary(result, run_dir)
+    assert f"25%-OPIS {1000 * result.metrics['opis_25pct']:.2f}e-3" in text
+    assert f"R@2 {100 * result.metrics['recall_at_2']:.2f} %" in text
+    assert "undefined" not in text
 
 
 def test_a_run_that_another_process_is_at_is_left_alone(tmp_path, vectors):

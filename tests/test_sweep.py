@@ -1,6 +1,5 @@
 """Sweeps as a person runs them: real processes, killed and interrupted."""
 
-import json
 import os
 import re
 import shutil
@@ -42,8 +41,8 @@ def undisturbed(tmp_path_factory, vectors) -> Path:
 
 def test_a_sweep_ends_in_a_table_and_files(undisturbed):
     assert len(rows(undisturbed)) == 4
-    listed = json.loads((undisturbed / "sweeps" / "tiny.json").read_text())
-    assert {run["run_id"] for run in listed["runs"]} == set(rows(undisturbed))
+    listed = {run.run_id: run for run in ledger.read_sweep(undisturbed / "sweeps" / "tiny.json")}
+    assert {name: ledger.Run(**dict(row)) for name, row in rows(undisturbed).items()} == listed
     table = pd.read_csv(undisturbed / "report" / "tiny.csv")
     expected = "data,backbone,loss,seeds,recall_at_1_before,recall_at_1_base,recall_at_1_tcm,"
     expected += "opis_base,opis_tcm,opis_10pct_base,opis_10pct_tcm"
@@ -102,6 +101,69 @@ def test_ctrl_c_ends_every_process_and_a_second_call_continues(tmp_path, vectors
     states = {ledger.state(run_dir) for run_dir in tmp_path.glob("runs/*")}
     assert states <= {"interrupted", "pending"}
     assert "interrupted" in states
+
+
+def unnamed(output: Path, *overrides: str, cwd: Path | None = None) -> tuple[str, pd.DataFrame]:
+    """Runs a sweep that was given no name; returns what it printed and its table."""
+    ran = subprocess.run(
+        command(output, *overrides, "-m"), capture_output=True, text=True, check=False, cwd=cwd,
+        env={**os.environ, "COLUMNS": "150"},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    (name,) = re.findall(r"report/(\S+)\.csv", ran.stderr.replace("\n", ""))
+    return ran.stdout, pd.read_csv(output / "report" / f"{name}.csv")
+
+
+def test_a_sweep_of_margins_ends_in_a_table_with_a_row_for_each(tmp_path, vectors):
+    margins = ["tcm=none,paper", "tcm.negative_margin=0.3,0.4", *head(vectors)]
+    shown, table = unnamed(tmp_path, *margins)
+    assert table["tcm"].tolist() == ["paper negative_margin=0.3", "paper negative_margin=0.4"]
+    assert table["seeds"].tolist() == [1, 1]
+    assert table["opis_base"].nunique() == 1  # one base for both
+    assert table["opis_tcm"].nunique() == 2
+    for variant in ("negative_margin=0.3", "negative_margin=0.4"):
+        assert variant in shown
+        (report,) = (tmp_path / "report").glob("*.md")
+        assert variant in report.read_text()
+
+
+def test_sweeps_without_a_name_keep_their_tables_apart_and_find_them_again(tmp_path, vectors):
+    rates = ["tcm=none,paper", "optim.optimizer.lr=1e-3,1e-2", *head(vectors)]
+    shown, table = unnamed(tmp_path, *rates)
+    assert table["setting"].tolist() == ["lr=0.001", "lr=0.01"]
+    assert table["opis_base"].nunique() == table["opis_tcm"].nunique() == 2
+    assert "lr=0.001" in shown
+    files = {path: path.read_bytes() for path in (tmp_path / "report").iterdir()}
+    _, dimensions = unnamed(tmp_path, "tcm=none,paper", *head(vectors), "model.head.embedding_dim=8,16")
+    assert dimensions["setting"].tolist() == ["embedding_dim=8", "embedding_dim=16"]
+    again, _ = unnamed(tmp_path, *rates)
+    assert again == shown
+    assert {path: path.read_bytes() for path in files} == files
+    lists = sorted(path.stem for path in (tmp_path / "sweeps").iterdir())
+    assert lists == sorted(path.stem for path in (tmp_path / "report").glob("*.csv"))
+    assert [name.rpartition("-")[0] for name in lists] == ["tcm-embedding_dim", "tcm-lr"]
+
+
+def test_shares_of_worst_classes_can_be_swept(tmp_path, vectors):
+    _, table = unnamed(tmp_path, "tcm=none,paper", "metrics.evaluation.eps=0.1,0.25", *head(vectors))
+    assert table["setting"].tolist() == ["eps=0.1", "eps=0.25"]
+    assert table["opis_10pct_base"].notna().tolist() == [True, False]
+    assert table["opis_25pct_tcm"].notna().tolist() == [False, True]
+
+
+def test_an_edit_of_ones_own_code_is_seen_by_the_processes_of_a_sweep(tmp_path, vectors):
+    code = tmp_path / "code"
+    code.mkdir()
+    grid = ["tcm=none,paper", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *head(vectors)]
+    grid += ["loss._target_=own_loss.Loss", "trusted_packages=[own_loss]"]
+    for temperature in (0.01, 0.5):
+        source = f"super().__init__(temperature={temperature})"
+        source = f"class Loss(SmoothAP):\n    def __init__(self, temperature):\n        {source}\n"
+        (code / "own_loss.py").write_text(f"from tcm_bench.losses.smooth_ap import SmoothAP\n\n{source}")
+        _, table = unnamed(tmp_path, *grid, cwd=code)
+        assert table["loss"].tolist() == ["own_loss.Loss"]
+    opis = [row.metrics["opis"] for row in rows(tmp_path).values()]
+    assert len(set(opis)) == len(opis) == 4
 
 
 def test_a_failure_is_a_row_and_the_others_go_on(tmp_path, vectors):

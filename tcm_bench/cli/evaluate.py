@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tcm_bench.cli.runs import OutputDir, console
 from tcm_bench.report.source import KINDS, source
+from tcm_bench.scores import score
 
 if TYPE_CHECKING:
     import torch
@@ -214,29 +215,17 @@ def _row(
     signed: tuple[int, ...] = (),
 ) -> list[str]:
     """A score's cells: in percent, OPIS in thousandths."""
-    thousandths = name.startswith("opis")
-    scale, digits = (1000, 3) if thousandths else (100, 2)
+    how = score(name)
+    digits = 3 if how.scale == 1000 else 2
 
     def cell(number: float | None, sign: str = "") -> str:
-        return "–" if number is None else f"{number * scale:{sign}.{digits}f}"
+        return "–" if number is None else f"{number * how.scale:{sign}.{digits}f}"
 
     cells = [cell(number, "+" if place in signed else "") for place, number in enumerate(numbers)]
     if interval:
         sign = "+" if signed else ""
         cells.append("–" if None in interval else " to ".join(cell(end, sign) for end in interval))
-    return [_title(name, "e-3" if thousandths else "%"), *cells]
-
-
-def _title(name: str, unit: str) -> str:
-    """A score's name for people.
-
-    Example:
-        >>> [_title(name, "%") for name in ("recall_at_1", "opis", "opis_10pct", "tpr_at_far_0_1pct")]
-        ['R@1, %', 'OPIS, %', '10%-OPIS, %', 'TPR at FAR 0.1%, %']
-    """
-    words = name.replace("recall_at_", "R@").replace("tpr_at_far_", "TPR at FAR ")
-    words = f"{words.removeprefix('opis_')}-OPIS" if words.startswith("opis_") else words.replace("opis", "OPIS")
-    return f"{words.replace('pct', '%').replace('_', '.')}, {unit}"
+    return [f"{how.title}, {how.unit}", *cells]
 
 
 def _caveat(bootstrap: Mapping[str, Any]) -> str:

@@ -1,10 +1,9 @@
 """What has been trained: `tcm-bench status`, `report` and `curves`."""
 
-import json
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console
@@ -12,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from tcm_bench import ledger
+from tcm_bench.labels import Label, labels
 from tcm_bench.report.source import KINDS, source
 
-CHOICES = ("data", "backbone", "loss", "tcm", "seed")
+NAMELESS = Label("–", "–", "–", "", "–", "–")  # a run alone that has not ended, so nothing says yet what it is
 
 
 def _outputs() -> Path:
@@ -35,20 +35,21 @@ OutputDir = Annotated[
 
 def status(output_dir: OutputDir) -> None:
     """Every run: where it stands, what it is, how far it is."""
-    planned = {run["run_id"]: run for path in _sweeps(output_dir) for run in _planned(path)}
+    planned = {run.run_id: run for path in _sweeps(output_dir) for run in ledger.read_sweep(path)}
     folders = {folder.name: folder for folder in sorted((output_dir / "runs").glob("*/"))}
     if not folders and not planned:
         raise ValueError(f"there are no runs in {output_dir}; `python train.py` makes one")
-    table = Table("run", "state", *CHOICES, "progress", box=None, padding=(0, 1, 0, 0))
-    counts: Counter[str] = Counter()
-    reasons = []
-    for run_id in [*planned, *(name for name in folders if name not in planned)]:
-        choices = planned.get(run_id, {}).get("choices", {})
-        row = _standing(output_dir / "runs" / run_id, choices)
-        counts[row.state] += 1
-        words = [run_id, row.state, *(str(row.choices.get(name, "–")) for name in CHOICES), row.progress]
-        table.add_row(*map(Text, words))
-        reasons += [f"{run_id}: {row.reason}"] * bool(row.reason)
+    standings = {
+        run_id: _standing(output_dir / "runs" / run_id, planned.get(run_id))
+        for run_id in [*planned, *(name for name in folders if name not in planned)]
+    }
+    known = [standing.run for standing in standings.values() if standing.run]
+    called = dict(zip((run.run_id for run in known), labels(known), strict=True))
+    table = Table("run", "state", *Label._fields, "progress", box=None, padding=(0, 1, 0, 0))
+    for run_id, row in standings.items():
+        table.add_row(*map(Text, [run_id, row.state, *called.get(run_id, NAMELESS), row.progress]))
+    counts = Counter(row.state for row in standings.values())
+    reasons = [f"{run_id}: {row.reason}" for run_id, row in standings.items() if row.reason]
     terminal = console()
     terminal.print(table)
     for reason in reasons:
@@ -58,14 +59,14 @@ def status(output_dir: OutputDir) -> None:
 
 def report(name: Annotated[str, typer.Argument(help="Name of a sweep.")], output_dir: OutputDir) -> None:
     """Fold a sweep's runs to its comparisons: a table here, and report/NAME.csv and .md."""
-    path = output_dir / "sweeps" / f"{name}.json"
+    path = output_dir / ledger.SWEEPS / f"{name}.json"
     if not path.is_file():
         known = ", ".join(p.stem for p in _sweeps(output_dir)) or "none so far"
         raise ValueError(f"there is no sweep '{name}' in {output_dir}; sweeps there: {known}")
-    planned = _planned(path)
+    planned = ledger.read_sweep(path)
     from tcm_bench.report.comparison import comparison_table, write_comparison
 
-    rows = list(ledger.results(output_dir / "runs" / run["run_id"] for run in planned))
+    rows = list(ledger.results(output_dir / "runs" / run.run_id for run in planned))
     terminal = console()
     terminal.print(comparison_table(rows, planned, width=terminal.width))
     for written in write_comparison(rows, output_dir / "report", name, planned):
@@ -94,39 +95,30 @@ def console() -> Console:
 
 
 def _sweeps(output_dir: Path) -> list[Path]:
-    return sorted((output_dir / "sweeps").glob("*.json"))
-
-
-def _planned(path: Path) -> list[dict[str, Any]]:
-    """The runs of a sweep: `run_id` and `choices` of each."""
-    try:
-        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
-        return [{"run_id": str(run["run_id"]), "choices": dict(run["choices"])} for run in runs]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not the list of a sweep; start the sweep again to have it rewritten") from error
+    return sorted((output_dir / ledger.SWEEPS).glob("*.json"))
 
 
 class Standing(NamedTuple):
-    """Where a run stands."""
+    """Where a run stands; `run` is what it is, if known."""
 
     state: str
-    choices: dict[str, Any]
+    run: ledger.Run | None
     progress: str = ""
     reason: str = ""
 
 
-def _standing(folder: Path, choices: dict[str, Any]) -> Standing:
-    """Of the run in a folder that may not exist yet; `choices` are those planned for it, if known."""
+def _standing(folder: Path, planned: ledger.Run | None) -> Standing:
+    """Of the run in a folder that may not exist yet."""
     try:
         state = ledger.state(folder)
         result = ledger.read_result(folder)
     except ValueError as error:
-        return Standing("unreadable", choices, reason=str(error))
-    choices = result.choices if result else choices
+        return Standing("unreadable", planned, reason=str(error))
+    run = result or planned
     if doing := ledger.read_progress(folder):
         progress = doing.stage + (f" {doing.done}/{doing.total}" if doing.total else "")
         gone = "" if state == "running" else f"process {doing.pid} ended without a word"
-        return Standing(state, choices, progress, gone)
+        return Standing(state, run, progress, gone)
     if result is None:
-        return Standing(state, choices)
-    return Standing(state, choices, f"{result.wall_s:.0f} s", " ".join((result.reason or "").split()))
+        return Standing(state, run)
+    return Standing(state, run, f"{result.wall_s:.0f} s", " ".join((result.reason or "").split()))

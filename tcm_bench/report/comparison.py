@@ -10,12 +10,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tcm_bench.ledger import Result, write_atomic
+from tcm_bench.ledger import Result, Run, write_atomic
 from tcm_bench.report.fold import SETTINGS, Comparisons, fold
+from tcm_bench.scores import Score, score
 
 DASH = "–"
 ENOUGH_SEEDS = 3  # for a claim about OPIS
+MEAN = "mean: of the values and of the changes of the rows that have both arms"
 WIDE = 118  # columns a terminal needs for one line per comparison
+EXTRA = 20  # and for each further score
 BENCHMARKS = {"cub": "CUB-200-2011", "cars": "Cars-196", "sop": "SOP", "inat": "iNaturalist-2018"}
 ARTICLE = (  # arXiv 2307.04047, what its authors say in public; see the README for where
     "OPIS fell in 16 of 16, by up to 77.3 %",
@@ -23,20 +26,7 @@ ARTICLE = (  # arXiv 2307.04047, what its authors say in public; see the README 
 )
 
 
-class Metric(NamedTuple):
-    """How a metric is shown."""
-
-    column: str
-    title: str
-    scale: float
-    relative: bool  # change in percent of the base; otherwise in the unit shown
-    higher_is_better: bool
-
-
-RECALL = Metric("recall_at_1", "R@1 %", 100, relative=False, higher_is_better=True)
-OPIS = Metric("opis", "OPIS e-3", 1000, relative=True, higher_is_better=False)
-WORST = Metric("opis_10pct", "10%-OPIS e-3", 1000, relative=True, higher_is_better=False)
-SHOWN = (RECALL, OPIS, WORST)
+BEFORE = score("recall_at_1")  # of the features that training starts from
 
 
 class Cell(NamedTuple):
@@ -51,9 +41,7 @@ class Cell(NamedTuple):
         return f"{self.values} {self.change}".rstrip()
 
 
-def write_comparison(
-    results: Iterable[Result], folder: Path, name: str, planned: Sequence[Mapping[str, Any]] = ()
-) -> list[Path]:
+def write_comparison(results: Iterable[Result], folder: Path, name: str, planned: Sequence[Run] = ()) -> list[Path]:
     """Write the comparisons among `results` as `<name>.csv` (fractions) and `<name>.md` (for people).
 
     Args:
@@ -64,9 +52,6 @@ def write_comparison(
 
     Returns:
         The two paths, csv first.
-
-    Raises:
-        ValueError: If two runs differ in something that their choices do not name.
     """
     found = fold(results, planned)
     paths = [folder / f"{name}.csv", folder / f"{name}.md"]
@@ -75,25 +60,24 @@ def write_comparison(
     return paths
 
 
-def comparison_table(
-    results: Iterable[Result], planned: Sequence[Mapping[str, Any]] = (), *, width: int = 120
-) -> Table:
+def comparison_table(results: Iterable[Result], planned: Sequence[Run] = (), *, width: int = 120) -> Table:
     """The table on unseen classes for a terminal of `width` columns, at least 80; see `write_comparison`."""
     found = fold(results, planned)
-    claims = [ours for ours, _ in _claims(found.rows)]
-    caption = "\n".join([*claims, *_warnings(found), *found.notes])
+    claims = [ours for ours, _ in _claims(found)]
+    caption = "\n".join([*claims, *[MEAN] * (len(found.rows) > 1), *_by_hand(found), *_warnings(found), *found.notes])
+    shown = _shown(found)
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.caption, table.caption_justify, table.caption_style = Text(caption), "left", "none"
-    narrow = width < WIDE
+    narrow = width < WIDE + EXTRA * (len(shown) - 3)
     for title in ("data", "backbone\nloss") if narrow else ("data", "backbone", "loss"):
         table.add_column(title, overflow="fold")
-    for title in ("seeds", "before", *(f"{metric.title}\nbase → TCM" for metric in SHOWN)):
+    for title in ("seeds", "before", *(f"{_title(metric)}\nbase → TCM" for metric in shown)):
         table.add_column(title, justify="right")
-    for cells in _body(found.rows):
+    for cells in _body(found):
         table.add_row(*_terminal_cells(cells, narrow))
     if len(found.rows):
         table.add_section()
-        table.add_row(*_terminal_cells(_mean_row(found.rows), narrow), style="bold")
+        table.add_row(*_terminal_cells(_mean_row(found), narrow), style="bold")
     return table
 
 
@@ -107,20 +91,20 @@ def markdown(found: Comparisons, name: str) -> str:
         "## Claims",
         _pipe_table(
             ("here, on unseen classes", "the article, on its 16 comparisons"),
-            [(ours, theirs) for ours, theirs in _claims(rows)],
+            _claims(found),
         ),
         "## Unseen classes",
-        _measured_table(rows, ""),
+        _measured_table(found),
         _legend(rows),
         "## Seen classes",
         "The same metrics on training classes: does the loss do to its own pairs what it is made for?",
-        _measured_table(rows, "_seen"),
+        _measured_table(found, "_seen"),
     ]
     if _has_intervals(rows):
         parts += [
             "## Paired differences",
             "Mean over the seeds of TCM minus base with its 95 % t interval; R@1 in points, OPIS x 1e-3.",
-            _interval_table(rows),
+            _interval_table(found),
         ]
     parts += ["## Settings", _settings(found)]
     if found.notes:
@@ -137,8 +121,8 @@ def _preamble(rows: pd.DataFrame) -> str:
     lines = [
         "Each row is one comparison: the same data, backbone, base loss and seeds, trained without TCM "
         "(base) and with it. R@1 is leave-one-out retrieval. OPIS is how far the classes' utility curves "
-        "spread around their mean over the calibration range, 10%-OPIS how far the worst tenth of the "
-        "classes lies from the rest: lower is better."
+        "spread around their mean over the calibration range, x%-OPIS how far the worst x % of the classes "
+        "lie from the rest: lower is better."
     ]
     if foreign:
         verb = "is none" if len(foreign) == 1 else "are none"
@@ -155,47 +139,70 @@ def _preamble(rows: pd.DataFrame) -> str:
     return "\n\n".join(lines)
 
 
-def _measured_table(rows: pd.DataFrame, suffix: str) -> str:
+def _measured_table(found: Comparisons, suffix: str = "") -> str:
     titles = ["data", "backbone", "loss", "seeds", *(["R@1 % before"] if not suffix else [])]
-    titles += [f"{metric.title} base → TCM" for metric in SHOWN]
-    body = [[str(cell) for cell in cells] for cells in _body(rows, suffix)]
-    if len(rows):
-        body.append([f"**{cell}**" if str(cell) else "" for cell in _mean_row(rows, suffix)])
+    titles += [f"{_title(metric)} base → TCM" for metric in _shown(found)]
+    body = [[str(cell) for cell in cells] for cells in _body(found, suffix)]
+    if len(found.rows):
+        body.append([f"**{cell}**" if str(cell) else "" for cell in _mean_row(found, suffix)])
     return _pipe_table(titles, body, left=3)
 
 
-def _body(rows: pd.DataFrame, suffix: str = "") -> list[list[str | Cell]]:
+def _shown(found: Comparisons) -> list[Score]:
+    return [score(name) for name in found.scores]
+
+
+def _title(metric: Score) -> str:
+    return f"{metric.title} {metric.unit}"
+
+
+def _body(found: Comparisons, suffix: str = "") -> list[list[str | Cell]]:
     body = []
-    for row, names in zip(rows.to_dict("records"), _names(rows), strict=True):
+    for row, names in zip(found.rows.to_dict("records"), _names(found.rows), strict=True):
         cells: list[str | Cell] = [*names]
         if not suffix:
-            cells.append(_number(row["recall_at_1_before"], RECALL))
-        body.append(cells + [_cell(row, metric, suffix) for metric in SHOWN])
+            cells.append(_number(row["recall_at_1_before"], BEFORE))
+        body.append(cells + [_cell(row, metric, suffix) for metric in _shown(found)])
     return body
 
 
 def _names(rows: pd.DataFrame) -> list[list[str]]:
-    """First four cells of each row; the loss says which TCM it is with if there are several."""
+    """First four cells of each row; the loss says with which settings, and with which TCM if there are several."""
     several = rows.loc[rows["tcm"] != "", "tcm"].nunique() > 1
-    variants = [f" ({name})" if several and name else "" for name in rows["tcm"]]
-    columns = (rows["data"], rows["backbone"], rows["loss"] + variants, rows["seeds"].astype(str))
+    details = [
+        "".join([f" {setting}"] * bool(setting) + [f" ({tcm})"] * bool(tcm and several))
+        for setting, tcm in zip(rows["setting"], rows["tcm"], strict=True)
+    ]
+    columns = (rows["data"], rows["backbone"], rows["loss"] + details, rows["seeds"].astype(str))
     return [list(names) for names in zip(*columns, strict=True)]
 
 
-def _mean_row(rows: pd.DataFrame, suffix: str = "") -> list[str | Cell]:
-    """Means of the columns over the rows that have both arms; the change is that of the means."""
-    means: dict[str, Any] = {"recall_at_1_before": rows["recall_at_1_before"].mean()}
-    for metric in SHOWN:
-        columns = [f"{metric.column}{suffix}_{arm}" for arm in ("base", "tcm")]
-        means |= rows[columns].dropna().mean().to_dict()
+def _mean_row(found: Comparisons, suffix: str = "") -> list[str | Cell]:
+    """Means over the rows that have both arms: of the values, and of the rows' changes."""
     cells: list[str | Cell] = ["mean", "", "", ""]
     if not suffix:
-        cells.append(_number(means["recall_at_1_before"], RECALL))
-    return cells + [_cell(means, metric, suffix) for metric in SHOWN]
+        cells.append(_number(found.rows["recall_at_1_before"].mean(), BEFORE))
+    return cells + [_mean_cell(found.rows, metric, suffix) for metric in _shown(found)]
 
 
-def _cell(row: Mapping[str, Any], metric: Metric, suffix: str) -> Cell:
-    column = f"{metric.column}{suffix}"
+def _mean_cell(rows: pd.DataFrame, metric: Score, suffix: str) -> Cell:
+    columns = [f"{metric.name}{suffix}_{arm}" for arm in ("base", "tcm")]
+    base, tcm = rows[columns].dropna().mean()
+    if math.isnan(base):
+        return Cell(DASH)
+    change = _changes(rows, metric, suffix).mean()
+    shown = "" if math.isnan(change) else _arrow(change, f"{change:+.1f}{'%' * metric.relative}")
+    return Cell(f"{_number(base, metric)} → {_number(tcm, metric)}", shown, _is_better(change, metric))
+
+
+def _changes(rows: pd.DataFrame, metric: Score, suffix: str = "") -> pd.Series:
+    """By how much each row that has both arms changes, in percent of its base or in the unit shown."""
+    base, tcm = rows[f"{metric.name}{suffix}_base"], rows[f"{metric.name}{suffix}_tcm"]
+    return (100 * (tcm - base) / base[base != 0] if metric.relative else metric.scale * (tcm - base)).dropna()
+
+
+def _cell(row: Mapping[str, Any], metric: Score, suffix: str) -> Cell:
+    column = f"{metric.name}{suffix}"
     base, tcm = row[f"{column}_base"], row[f"{column}_tcm"]
     if math.isnan(base) and math.isnan(tcm):
         return Cell(DASH)
@@ -204,42 +211,49 @@ def _cell(row: Mapping[str, Any], metric: Metric, suffix: str) -> Cell:
         return Cell(values)
     low, high = row.get(f"{column}_change_low", math.nan), row.get(f"{column}_change_high", math.nan)
     sure = "*" if low > 0 or high < 0 else ""
-    better = None if tcm == base else (tcm > base) is metric.higher_is_better
-    return Cell(values, f"{_change(base, tcm, metric)}{sure}", better)
+    return Cell(values, f"{_change(base, tcm, metric)}{sure}", _is_better(tcm - base, metric))
 
 
-def _change(base: float, tcm: float, metric: Metric) -> str:
-    arrow = "↑" if tcm > base else "↓" if tcm < base else "="
+def _change(base: float, tcm: float, metric: Score) -> str:
     if metric.relative:
-        return f"{arrow} {100 * (tcm / base - 1):+.1f}%" if base else arrow
-    return f"{arrow} {metric.scale * (tcm - base):+.1f}"
+        return _arrow(tcm - base, f"{100 * (tcm / base - 1):+.1f}%" if base else "")
+    return _arrow(tcm - base, f"{metric.scale * (tcm - base):+.1f}")
 
 
-def _number(value: float, metric: Metric) -> str:
+def _arrow(change: float, text: str) -> str:
+    return f"{'↑' if change > 0 else '↓' if change < 0 else '='} {text}".rstrip()
+
+
+def _is_better(change: float, metric: Score) -> bool | None:
+    return (change > 0) is metric.higher_is_better if change else None
+
+
+def _number(value: float, metric: Score) -> str:
     return DASH if math.isnan(value) else f"{metric.scale * value:.1f}"
 
 
-def _claims(rows: pd.DataFrame) -> list[tuple[str, str]]:
+def _claims(found: Comparisons) -> list[tuple[str, str]]:
     """What the rows say of OPIS and R@1, each beside what the article says."""
+    recall, opis, *worst = _shown(found)
     return [
-        (_count(rows, OPIS, "fell", "%"), ARTICLE[0]),
-        (_count(rows, WORST, "fell", "%"), DASH),
-        (_count(rows, RECALL, "rose", "points"), ARTICLE[1]),
+        (_count(found.rows, opis), ARTICLE[0]),
+        *((_count(found.rows, metric), DASH) for metric in worst),
+        (_count(found.rows, recall), ARTICLE[1]),
     ]
 
 
-def _count(rows: pd.DataFrame, metric: Metric, verb: str, unit: str) -> str:
-    base, tcm = rows[f"{metric.column}_base"], rows[f"{metric.column}_tcm"]
-    change = (tcm - base).dropna()
+def _count(rows: pd.DataFrame, metric: Score) -> str:
+    change = (rows[f"{metric.name}_tcm"] - rows[f"{metric.name}_base"]).dropna()
     improved = (change > 0) if metric.higher_is_better else (change < 0)
-    shown = (100 * change / base[base != 0] if metric.relative else metric.scale * change).dropna()
-    text = f"{metric.title.split()[0]} {verb} in {improved.sum()} of {len(rows)}"
+    shown = _changes(rows, metric)
+    text = f"{metric.title} {'rose' if metric.higher_is_better else 'fell'} in {improved.sum()} of {len(rows)}"
     if len(change) < len(rows):
         text += f" ({len(rows) - len(change)} without a value)"
     if len(shown):
+        unit = "%" if metric.relative else "points"
         text += f", between {shown.min():+.1f} and {shown.max():+.1f} {unit}, mean {shown.mean():+.1f}"
     if _has_intervals(rows):
-        bound = rows[f"{metric.column}_change_{'low' if metric.higher_is_better else 'high'}"]
+        bound = rows[f"{metric.name}_change_{'low' if metric.higher_is_better else 'high'}"]
         sure = (bound > 0) if metric.higher_is_better else (bound < 0)
         text += f"; in {sure.sum()} of them the 95 % interval leaves out 0"
     return text
@@ -248,7 +262,7 @@ def _count(rows: pd.DataFrame, metric: Metric, verb: str, unit: str) -> str:
 def _legend(rows: pd.DataFrame) -> str:
     text = (
         "↑ ↓ the change that TCM makes, R@1 in points, OPIS in percent of the base; arrows are taken before "
-        f"rounding. `mean` averages the rows that have both arms. {DASH} no value."
+        f"rounding. {MEAN}. {DASH} no value."
     )
     return text + (" * the 95 % interval of the paired difference leaves out 0." if _has_intervals(rows) else "")
 
@@ -257,26 +271,27 @@ def _has_intervals(rows: pd.DataFrame) -> bool:
     return bool((rows["seeds"] > 1).any())
 
 
-def _interval_table(rows: pd.DataFrame) -> str:
+def _interval_table(found: Comparisons) -> str:
     body = []
-    for row, names in zip(rows.to_dict("records"), _names(rows), strict=True):
+    for row, names in zip(found.rows.to_dict("records"), _names(found.rows), strict=True):
         cells = [*names]
-        for metric in SHOWN:
+        for metric in _shown(found):
             change, low, high = (
                 metric.scale * value
                 for value in (
-                    row[f"{metric.column}_tcm"] - row[f"{metric.column}_base"],
-                    row[f"{metric.column}_change_low"],
-                    row[f"{metric.column}_change_high"],
+                    row[f"{metric.name}_tcm"] - row[f"{metric.name}_base"],
+                    row[f"{metric.name}_change_low"],
+                    row[f"{metric.name}_change_high"],
                 )
             )
             cells.append(DASH if math.isnan(low) else f"{change:+.2f} [{low:+.2f}, {high:+.2f}]")
         body.append(cells)
-    return _pipe_table(["data", "backbone", "loss", "seeds", *(m.title for m in SHOWN)], body, left=3)
+    return _pipe_table(["data", "backbone", "loss", "seeds", *(metric.title for metric in _shown(found))], body, left=3)
 
 
 def _settings(found: Comparisons) -> str:
     lines = [f"- {_setting(setting)}" for setting in found.settings] or ["- no finished run, so none is known"]
+    lines += [f"- {text}" for text in _by_hand(found)]
     if found.commits:
         lines.append(
             f"- code: {', '.join(found.commits)}" + (" (+ local changes)" if "+" in str(found.commits) else "")
@@ -289,10 +304,15 @@ def _setting(setting: Mapping[str, Any]) -> str:
     return f"OPIS: {text}; the calibration range is found anew for each run"
 
 
+def _by_hand(found: Comparisons) -> list[str]:
+    return ["all with " + ", ".join(f"{key}={value}" for key, value in found.by_hand.items())] if found.by_hand else []
+
+
 def _warnings(found: Comparisons) -> list[str]:
-    if len(found.settings) < 2:
+    comparable = [name for name in SETTINGS if name != "eps"]  # each share of the classes has columns of its own
+    differ = [name for name in comparable if len({str(s.get(name)) for s in found.settings}) > 1]
+    if not differ:
         return []
-    differ = [name for name in SETTINGS if len({str(s.get(name)) for s in found.settings}) > 1]
     return [f"the runs measured OPIS with different settings ({_listed(differ)}) and cannot be compared"]
 
 

@@ -12,9 +12,11 @@ from matplotlib.figure import Figure
 
 from tcm_bench.data.vectors import vector_set
 from tcm_bench.functional.threshold import operating_curves, utility
-from tcm_bench.ledger import Result, read_result
+from tcm_bench.labels import Label, is_base, labels
+from tcm_bench.ledger import Run, read_result
 from tcm_bench.report.measured import Settings, record, shared_settings
 from tcm_bench.report.source import Source
+from tcm_bench.scores import compared, score
 
 STEPS = 241  # of the drawn axis; OPIS itself comes from the row
 MARGIN = 0.3  # of the calibration range, drawn on either side of it
@@ -42,8 +44,7 @@ class Panel:
 
     Attributes:
         name: Of the network.
-        task: What it was trained for; None if nobody says.
-        comparison: Equal for two runs of one comparison; None if it is none's.
+        run: What it comes from, if that is a run.
         scores: By their names in rows; None where undefined.
         axis: Of the thresholds.
         ends: Of the calibration range.
@@ -52,8 +53,7 @@ class Panel:
     """
 
     name: str
-    task: str | None
-    comparison: str | None
+    run: Run | None
     scores: Mapping[str, float | None]
     axis: str
     ends: tuple[float, float]
@@ -87,16 +87,19 @@ def utility_figure(base: Source, tcm: Source) -> Figure:
         raise ValueError(f"the runs measured on different threshold axes ({' and '.join(axes_used)}); give two of one")
     axis = axes_used[0]
     thresholds = _drawn_axis(sides, axis)
-    same_task = sides[0].comparison is not None and sides[0].comparison == sides[1].comparison
+    runs = [side.run for side in sides if side.run]
+    tasks = {run.run_id: _task(label) for run, label in zip(runs, labels(runs), strict=True)}
+    same_task = len(runs) == 2 and runs[0].comparison_id == runs[1].comparison_id
     figure = Figure(figsize=(9, 4), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for panel, side, color in zip(panels, sides, COLORS, strict=True):
         _draw(panel, side, thresholds, color)
-        panel.set_title(_title(side, in_full=not same_task), fontsize=10)
+        task = tasks[side.run.run_id] if side.run and not same_task else ""
+        panel.set_title(_title(side, task), fontsize=10)
         panel.set_xlabel(AXIS_LABELS[axis])
     panels[0].set(ylabel="utility of a class", ylim=(0, 1), xlim=(thresholds[0], thresholds[-1]))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle("One line per unseen class" + (f": {sides[0].task}" if same_task else ""), fontsize=11)
+    figure.suptitle("One line per unseen class" + (f": {tasks[runs[0].run_id]}" if same_task else ""), fontsize=11)
     return figure
 
 
@@ -128,9 +131,8 @@ def _run_panel(source: Source) -> Panel:
         )
     axis, c = str(run.threshold["axis"]), float(run.threshold["c"])
     return Panel(
-        name="without TCM" if run.choices.get("tcm") == "none" else "with TCM",
-        task=_task(run),
-        comparison=run.comparison_id,
+        name="without TCM" if is_base(run) else "with TCM",
+        run=run,
         scores=run.metrics,
         axis=axis,
         ends=_range(f"run {run.run_id}", run.threshold, run.reason),
@@ -151,8 +153,7 @@ def _record_panel(source: Source, settings: Settings) -> Panel:
 
     return Panel(
         name=found.source.name,
-        task=None,
-        comparison=None,
+        run=None,
         scores=scores,
         axis=used["axis"],
         ends=_range(str(found.source), scores, scores["reason"]),
@@ -209,21 +210,10 @@ def _draw(panel: Axes, side: Panel, thresholds: np.ndarray, color: str) -> None:
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _title(side: Panel, *, in_full: bool) -> str:
-    name = f"{side.name}: {side.task}" if in_full and side.task else side.name
-    numbers = [
-        ("R@1", "recall_at_1", 100, " %"),
-        ("OPIS", "opis", 1000, "e-3"),
-        ("10%-OPIS", "opis_10pct", 1000, "e-3"),
-    ]
-    shown = []
-    for title, key, scale, unit in numbers:
-        value = side.scores.get(key)
-        shown.append(f"{title} undefined" if value is None else f"{title} {value * scale:.1f}{unit}")
-    return f"{name}\n{'   '.join(shown)}"
+def _title(side: Panel, task: str) -> str:
+    shown = [score(name).shown(side.scores.get(name), 1) for name in compared(side.scores)]
+    return f"{side.name}{f': {task}' if task else ''}\n{'   '.join(shown)}"
 
 
-def _task(run: Result) -> str:
-    return ", ".join(str(run.choices[k]) for k in ("data", "backbone", "loss") if k in run.choices) + (
-        f", seed {run.choices['seed']}" if "seed" in run.choices else ""
-    )
+def _task(label: Label) -> str:
+    return ", ".join(filter(None, [*label[:4], f"seed {label.seed}"]))

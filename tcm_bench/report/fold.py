@@ -13,26 +13,12 @@ from typing import Any
 import pandas as pd
 
 from tcm_bench.functional.statistics import paired_difference
-from tcm_bench.ledger import Result
+from tcm_bench.labels import FACTORS, Label, is_base, labels, shared_by_hand
+from tcm_bench.ledger import Result, Run
+from tcm_bench.scores import compared
 
 BASE_ARM = "none"
-FACTORS = ("data", "backbone", "loss")
-METRICS = ("recall_at_1", "opis", "opis_10pct")
-MEASURED = (*METRICS, *(f"{metric}_seen" for metric in METRICS))
 SETTINGS = ("axis", "far_bounds", "steps", "c", "eps", "ranking")
-
-COLUMNS = (
-    *FACTORS,
-    "seeds",
-    "recall_at_1_before",
-    *(f"{metric}_{arm}" for metric in METRICS for arm in ("base", "tcm")),
-)
-FURTHER_COLUMNS = (
-    "tcm",
-    "comparison_id",
-    *(f"{metric}_{arm}" for metric in MEASURED[len(METRICS) :] for arm in ("base", "tcm")),
-    *(f"{metric}_change_{bound}" for metric in MEASURED for bound in ("low", "high")),
-)
 
 
 @dataclass(frozen=True)
@@ -40,104 +26,114 @@ class Comparisons:
     """What a set of runs has to say about TCM.
 
     Attributes:
-        rows: One row per comparison and TCM variant, `COLUMNS` first, then `FURTHER_COLUMNS`; fractions. NaN
-            where an arm is missing or a metric is undefined in one of the seeds. `*_change_low` and
-            `*_change_high` bound the paired difference, TCM minus base, at 95 %; they need two seeds.
+        rows: One row per comparison and TCM variant, with the `columns` of `scores`; fractions. NaN where an arm is
+            missing or a score is undefined in one of the seeds. `*_change_low` and `*_change_high` bound the paired
+            difference, TCM minus base, at 95 %; they need two seeds.
+        scores: Names of what is compared, see `tcm_bench.scores.compared`.
         settings: The distinct settings behind OPIS of the finished runs; more than one cannot be compared.
+        by_hand: What was set by hand for all runs alike.
         commits: The distinct commits of the code behind them, `+` marking local changes.
         notes: A sentence for each thing that is not as it should be: runs that failed, are missing or have no
             partner, metrics that are undefined, arms that saw different data.
     """
 
     rows: pd.DataFrame
+    scores: tuple[str, ...]
     settings: tuple[Mapping[str, Any], ...]
+    by_hand: Mapping[str, str]
     commits: tuple[str, ...]
     notes: tuple[str, ...]
 
 
-Key = tuple[str, ...]
-Arm = dict[int | str, Result]  # seed -> run
+Key = tuple[Label, str]  # of any run of the comparison, less TCM and seed; and its id
+Arm = dict[str, Result]  # seed -> run
 
 
-def fold(results: Iterable[Result], planned: Sequence[Mapping[str, Any]] = ()) -> Comparisons:
+def columns(scores: Sequence[str]) -> list[str]:
+    """Names of the columns of `Comparisons.rows`, in order."""
+
+    def arms(names: Sequence[str]) -> list[str]:
+        return [f"{name}_{arm}" for name in names for arm in ("base", "tcm")]
+
+    seen = [f"{name}_seen" for name in scores]
+    bounds = [f"{name}_change_{bound}" for name in (*scores, *seen) for bound in ("low", "high")]
+    return [
+        *FACTORS, "seeds", "recall_at_1_before", *arms(scores), "setting", "tcm", "comparison_id", *arms(seen), *bounds
+    ]  # fmt: skip
+
+
+def fold(results: Iterable[Result], planned: Sequence[Run] = ()) -> Comparisons:
     """Pair the runs, average over the seeds both arms have, and note what does not add up.
 
     Args:
         results: Rows of runs, whatever their status.
-        planned: All runs that should exist, each with `run_id` and `choices`. One without a row makes its
-            comparison incomplete instead of invisible.
+        planned: All runs that should exist. One without a row makes its comparison incomplete instead of invisible.
 
     Returns:
         Comparisons in the order in which they are planned, or else first met.
-
-    Raises:
-        ValueError: If two runs differ in something that their choices do not name.
     """
     results = list(results)
-    arms, notes = _arms(results, planned)
-    rows = [row for key in arms for row in _rows(key, arms[key], notes)]
     finished = [run for run in results if run.status == "finished"]
+    scores = compared(name for run in finished for name in run.metrics)
+    runs: list[Run] = list({run.run_id: run for run in (*planned, *results)}.values())
+    arms, notes = _arms(runs)
+    rows = [row for key in arms for row in _rows(key, arms[key], scores, notes)]
     settings = [{name: run.threshold[name] for name in SETTINGS if name in run.threshold} for run in finished]
     return Comparisons(
-        rows=pd.DataFrame(rows, columns=[*COLUMNS, *FURTHER_COLUMNS]),
+        rows=pd.DataFrame(rows, columns=columns(scores)),
+        scores=scores,
         settings=tuple(s for i, s in enumerate(settings) if s and s not in settings[:i]),
+        by_hand=shared_by_hand(runs),
         commits=tuple(dict.fromkeys(_commit(run) for run in finished)),
         notes=tuple(notes),
     )
 
 
-def _arms(
-    results: Sequence[Result], planned: Sequence[Mapping[str, Any]]
-) -> tuple[dict[Key, dict[str, Arm]], list[str]]:
+def _arms(runs: Sequence[Run]) -> tuple[dict[Key, dict[str, Arm]], list[str]]:
     """Finished runs by comparison, arm and seed; comparisons without any stay, empty."""
-    ended = {run.run_id: run for run in results}
     notes: list[str] = []
-    names: dict[str, Key] = {run.comparison_id: (*_factors(run.choices), run.comparison_id) for run in results}
     arms: dict[Key, dict[str, Arm]] = {}
-    order = [(plan["run_id"], plan["choices"]) for plan in planned] + [(r.run_id, r.choices) for r in results]
-    for run_id, choices in dict(order).items():
-        run = ended.get(run_id)
-        same_names = (key for key in names.values() if key[:-1] == _factors(choices))
-        key = names[run.comparison_id] if run else next(same_names, (*_factors(choices), ""))
-        arm = arms.setdefault(key, {}).setdefault(_variant(choices), {})
-        seed = choices.get("seed", 0)
-        if run is None:
-            notes.append(f"{_described(choices)}: no result yet (run {run_id})")
+    for run, label in zip(runs, labels(runs), strict=True):
+        base = is_base(run)
+        key = label._replace(tcm="", seed=""), run.comparison_id
+        arm = arms.setdefault(key, {}).setdefault(BASE_ARM if base else label.tcm, {})
+        if not isinstance(run, Result):
+            notes.append(f"{label}: no result yet (run {run.run_id})")
         elif run.status != "finished":
-            notes.append(f"{_described(choices)}: {run.status}, {_reason(run)} (run {run_id})")
-        elif seed in arm:
-            raise ValueError(
-                f"runs {arm[seed].run_id} and {run_id} are both {_described(choices)}, so what tells them apart "
-                "has no name; report them one at a time"
-            )
+            notes.append(f"{label}: {run.status}, {_reason(run)} (run {run.run_id})")
         else:
-            arm[seed] = run
             if run.reason:
-                notes.append(f"{_described(choices)}: {_reason(run)} (run {run_id})")
+                notes.append(f"{label}: {_reason(run)} (run {run.run_id})")
+            used = arm.setdefault(label.seed, run)  # margins without weight: the same base again
+            if used.metrics != run.metrics:
+                notes.append(
+                    f"{label}: runs {used.run_id} and {run.run_id} are the same base and differ in their numbers, of "
+                    "which those of the first are used"
+                )
     return arms, notes
 
 
-def _rows(key: Key, arms: dict[str, Arm], notes: list[str]) -> Iterable[dict[str, Any]]:
+def _rows(key: Key, arms: dict[str, Arm], scores: Sequence[str], notes: list[str]) -> Iterable[dict[str, Any]]:
+    task = key[0].task
     base = arms.get(BASE_ARM, {})
     for variant in [name for name in arms if name != BASE_ARM] or [""]:
         tcm = arms.get(variant, {})
-        seeds = sorted(base.keys() & tcm.keys(), key=str)
+        seeds = sorted(base.keys() & tcm.keys(), key=int)
         pairs = [(base[seed], tcm[seed]) for seed in seeds]
         for arm, name in ((base, BASE_ARM), (tcm, variant)):
-            if alone := sorted(arm.keys() - set(seeds), key=str):
-                which = ", ".join(map(str, alone))
-                notes.append(f"{' '.join(key[:-1])}: seed {which} has a finished run with tcm={name} only, left out")
+            if alone := sorted(arm.keys() - set(seeds), key=int):
+                which = ", ".join(alone)
+                notes.append(f"{task}: seed {which} has a finished run with tcm={name} only, left out")
         if any(one.data_hash != other.data_hash for one, other in pairs):
-            notes.append(f"{' '.join(key[:-1])}: the two arms saw different data, do not compare them")
-        yield _row(key, variant, pairs)
+            notes.append(f"{task}: the two arms saw different data, do not compare them")
+        yield _row(key, variant, pairs, scores)
 
 
-def _row(key: Key, variant: str, pairs: Sequence[tuple[Result, Result]]) -> dict[str, Any]:
-    *factors, comparison_id = key
-    row: dict[str, Any] = dict(zip(FACTORS, factors, strict=True))
-    row |= {"seeds": len(pairs), "tcm": variant, "comparison_id": comparison_id}
+def _row(key: Key, variant: str, pairs: Sequence[tuple[Result, Result]], scores: Sequence[str]) -> dict[str, Any]:
+    label, comparison_id = key
+    row: dict[str, Any] = {**label._asdict(), "seeds": len(pairs), "tcm": variant, "comparison_id": comparison_id}
     row["recall_at_1_before"] = _mean([_value(run, "recall_at_1_before") for pair in pairs for run in pair])
-    for metric in MEASURED:
+    for metric in (*scores, *(f"{name}_seen" for name in scores)):
         base = [_value(run, metric) for run, _ in pairs]
         tcm = [_value(run, metric) for _, run in pairs]
         row |= {f"{metric}_base": _mean(base), f"{metric}_tcm": _mean(tcm)}
@@ -154,22 +150,6 @@ def _value(run: Result, metric: str) -> float:
 def _mean(values: Sequence[float]) -> float:
     """NaN if any value is: a seed whose metric is undefined must not drop out of an average unseen."""
     return math.fsum(values) / len(values) if values else math.nan
-
-
-def _factors(choices: Mapping[str, Any]) -> Key:
-    return tuple(str(choices.get(factor, "?")) for factor in FACTORS)
-
-
-def _variant(choices: Mapping[str, Any]) -> str:
-    """The TCM setting's name, and whatever else was chosen beside factors and seed."""
-    if choices.get("tcm") == BASE_ARM:
-        return BASE_ARM
-    further = [f"{k}={v}" for k, v in choices.items() if k not in (*FACTORS, "tcm", "seed")]
-    return " ".join([str(choices.get("tcm", "?")), *further])
-
-
-def _described(choices: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in choices.items())
 
 
 def _reason(run: Result) -> str:

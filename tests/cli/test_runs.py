@@ -1,6 +1,5 @@
 """`tcm-bench status`, `report` and `curves`."""
 
-import json
 import os
 import subprocess
 import sys
@@ -43,7 +42,7 @@ def outputs(tmp_path):
     for tcm in ("none", "paper"):
         for seed in (0, 1):
             result = finished(tcm, seed)
-            planned.append({"run_id": result.run_id, "choices": result.choices})
+            planned.append(result)
             if (tcm, seed) == ("paper", 1):
                 continue
             folder = tmp_path / "runs" / result.run_id
@@ -51,7 +50,7 @@ def outputs(tmp_path):
             x = torch.randn(32, 8, generator=torch.Generator().manual_seed(seed))
             tensors = {"embeddings": torch.nn.functional.normalize(x), "labels": LABELS, "indices": torch.arange(32)}
             save_file(tensors, folder / "test_embeddings.safetensors")
-    ledger.write_atomic(tmp_path / "sweeps" / "mini.json", json.dumps({"name": "mini", "runs": planned}))
+    ledger.write_sweep(tmp_path, "mini", planned)
     return tmp_path
 
 
@@ -153,7 +152,7 @@ def test_a_fault_of_ours_keeps_its_traceback(tcm_bench, monkeypatch):
     def broken(*_):
         raise RuntimeError("ours")
 
-    monkeypatch.setattr("tcm_bench.cli.runs._planned", broken)
+    monkeypatch.setattr(ledger, "read_sweep", broken)
     assert isinstance(tcm_bench("report", "mini").exception, RuntimeError)
 
 

@@ -7,6 +7,7 @@ import math
 import pytest
 from rich.console import Console
 
+from tcm_bench.ledger import Run
 from tcm_bench.report.comparison import comparison_table, write_comparison
 
 DATA = ("quickdraw", "emoji", "icons", "kanji")
@@ -118,8 +119,7 @@ def test_incomplete_comparisons_are_dashes_with_their_reason(run, tmp_path):
         run("none", data="kanji", opis=0.09),
         run("paper", data="icons", row={"status": "failed", "reason": "disk\nfull [/x]"}),
     ]
-    planned = [{"run_id": r.run_id, "choices": r.choices} for r in runs]
-    planned.append({"run_id": "d" * 12, "choices": {**runs[0].choices, "data": "quickdraw"}})
+    planned = [*runs, Run(run_id="d" * 12, comparison_id="d", choices={**runs[0].choices, "data": "quickdraw"})]
     table, path = write_comparison(runs, tmp_path, "mini", planned)
     text = path.read_text()
     assert "| icons | resnet50 | smooth_ap | 0 | – | – | – | – |" in text
@@ -132,6 +132,35 @@ def test_incomplete_comparisons_are_dashes_with_their_reason(run, tmp_path):
     assert "no result yet (run dddddddddddd)" in text
     assert len(list(csv.reader(table.read_text().splitlines()))) == 5
     assert "disk full [/x]" in shown(comparison_table(runs, planned), 120)
+
+
+def test_the_mean_of_the_table_is_the_one_that_the_claims_state(run, tmp_path):
+    """OPIS 10 -> 5 and 100 -> 110: mean of the changes -20 %, while that of the values, 55 -> 57.5, has risen."""
+    values = {"emoji": (0.01, 0.005), "icons": (0.1, 0.11)}
+    runs = [run(tcm, 0, data, opis=pair[tcm == "paper"]) for data, pair in values.items() for tcm in ("none", "paper")]
+    _, path = write_comparison(runs, tmp_path, "mini")
+    assert "OPIS fell in 1 of 2, between -50.0 and +10.0 %, mean -20.0 |" in path.read_text()
+    assert "| **55.0 → 57.5 ↓ -20.0%** |" in path.read_text()
+    text = shown(comparison_table(runs), 120)
+    assert "55.0 → 57.5 ↓ -20.0%" in text
+    for said in (path.read_text(), text):
+        assert "mean: of the values and of the changes of the rows that have both arms" in said
+
+
+def test_another_share_of_worst_classes_is_titled_by_it_and_needs_no_warning(run, tmp_path):
+    runs = [run(tcm, 0, data) for data in ("emoji", "icons") for tcm in ("none", "paper")]
+    settings = {**runs[0].threshold, "eps": 0.2}
+    other = {"metrics": {"recall_at_1": 0.5, "opis": 0.03, "opis_20pct": 0.2}, "threshold": settings}
+    runs[:2] = [one.model_copy(update=other) for one in runs[:2]]
+    _, path = write_comparison(runs, tmp_path, "mini")
+    text = path.read_text()
+    assert "| 20%-OPIS e-3 base → TCM | 10%-OPIS e-3 base → TCM |" in text
+    assert "| 200.0 → 200.0 = +0.0% | – |" in text
+    assert "| – | 100.0 → 100.0 = +0.0% |" in text
+    assert "20%-OPIS fell in 0 of 2 (1 without a value)" in text
+    assert "Warning" not in text
+    for width in (80, 150):
+        assert "20%-OPIS e-3" in shown(comparison_table(runs, width=width), width)
 
 
 def test_runs_with_other_settings_are_warned_of(run, tmp_path):

@@ -4,7 +4,10 @@ import math
 
 import pytest
 
-from tcm_bench.report.fold import COLUMNS, FURTHER_COLUMNS, fold
+from tcm_bench.ledger import Run
+from tcm_bench.report.fold import columns, fold
+
+SCORES = ("recall_at_1", "opis", "opis_10pct")
 
 
 def only_row(found):
@@ -55,7 +58,7 @@ def test_a_missing_arm_leaves_a_row_without_values(run, present):
     found = fold([run(present)])
     row = only_row(found)
     assert row["seeds"] == 0
-    assert all(math.isnan(row[column]) for column in COLUMNS[4:])
+    assert all(math.isnan(row[column]) for column in columns(SCORES)[4:11])
     assert [present in note for note in found.notes] == [True]
 
 
@@ -91,10 +94,8 @@ def test_failed_and_interrupted_runs_are_named_with_their_reason(run):
 
 def test_planned_runs_without_a_row_are_shown_in_the_order_planned(run):
     def plan(data, tcm, run_id):
-        return {
-            "run_id": run_id,
-            "choices": {"data": data, "backbone": "resnet50", "loss": "smooth_ap", "tcm": tcm, "seed": 0},
-        }
+        names = {"data": data, "backbone": "resnet50", "loss": "smooth_ap", "tcm": tcm, "seed": 0}
+        return Run(run_id=run_id, comparison_id=base.comparison_id if data == "emoji" else "d" * 12, choices=names)
 
     base = run("none")
     planned = [plan("quickdraw", "none", "a" * 12), plan("quickdraw", "paper", "b" * 12)]
@@ -111,18 +112,53 @@ def test_each_tcm_variant_is_compared_with_the_same_base(run):
     runs = [run("none", opis=0.04), run("paper", opis=0.03), run("wide", opis=0.05)]
     runs.append(run("paper", opis=0.02, choices={"tcm.negative_margin": "0.2"}))
     rows = fold(runs).rows
-    assert rows["tcm"].tolist() == ["paper", "wide", "paper tcm.negative_margin=0.2"]
+    assert rows["tcm"].tolist() == ["paper", "wide", "paper negative_margin=0.2"]
     assert rows["opis_tcm"].tolist() == [0.03, 0.05, 0.02]
     assert rows["opis_base"].tolist() == [0.04] * 3
 
 
-def test_runs_that_differ_beyond_their_names_are_told_apart_or_refused(run):
+def test_old_rows_that_differ_beyond_their_names_are_told_apart(run):
     longer = {"comparison_id": "f" * 12}
     runs = [run("none"), run("paper"), run("none", 1, row=longer), run("paper", 1, row=longer)]
-    assert fold(runs).rows["seeds"].tolist() == [1, 1]  # never averaged into one
-    twin = run("paper", row={"run_id": "e" * 12})
-    with pytest.raises(ValueError, match=r"e{12} are both data=emoji .* tcm=paper seed=0"):
-        fold([*runs, twin])
+    rows = fold(runs).rows
+    assert rows["seeds"].tolist() == [1, 1]  # never averaged into one
+    assert len(set(rows["setting"])) == 2
+    twin = run("paper", row={"run_id": "e" * 12}, opis=0.5)
+    rows = fold([*runs[:2], twin]).rows
+    assert rows["opis_tcm"].tolist() == [0.03, 0.5]
+    assert rows["tcm"].tolist() == [f"paper run={runs[1].run_id}", f"paper run={twin.run_id}"]
+
+
+def test_a_base_whose_margins_decide_nothing_serves_every_variant(run):
+    def weighted(tcm, margin, weight, **row):
+        tcm_science = {"negative_margin": margin, "positive_weight": weight, "negative_weight": weight}
+        choices = {"tcm.negative_margin": str(margin)}
+        return run(tcm, choices=choices, row={"science": {"tcm": tcm_science, "seed": 0}}, **row)
+
+    runs = [
+        weighted(*arm) for arm in (("none", 0.3, 0.0), ("none", 0.4, 0.0), ("paper", 0.3, 1.0), ("paper", 0.4, 1.0))
+    ]
+    found = fold(runs)
+    assert found.rows["tcm"].tolist() == ["paper negative_margin=0.3", "paper negative_margin=0.4"]
+    assert found.rows["seeds"].tolist() == [1, 1]
+    assert found.notes == ()
+    other = weighted("none", 0.4, 0.0, opis=0.9)
+    (note,) = fold([runs[0], other, *runs[2:]]).notes
+    assert f"runs {runs[0].run_id} and {other.run_id} are the same base" in note
+
+
+def test_each_share_of_worst_classes_has_columns_of_its_own(run):
+    found = fold([run(tcm, 0, data, opis_10pct=None) for data in ("emoji",) for tcm in ("none", "paper")])
+    assert found.scores == SCORES
+    runs = [run(tcm, 0, data) for data in ("emoji", "icons") for tcm in ("none", "paper")]
+    wide = [
+        one.model_copy(update={"metrics": {"recall_at_1": 0.5, "opis": 0.03, "opis_20pct": 0.2}}) for one in runs[:2]
+    ]
+    assert fold(wide).scores == ("recall_at_1", "opis", "opis_20pct")
+    mixed = fold([*wide, *runs[2:]])
+    assert mixed.scores == ("recall_at_1", "opis", "opis_20pct", "opis_10pct")
+    assert mixed.rows["opis_20pct_base"].fillna(-1).tolist() == [0.2, -1]
+    assert mixed.rows["opis_10pct_base"].fillna(-1).tolist() == [-1, 0.1]
 
 
 def test_arms_on_different_data_and_settings_are_pointed_out(run):
@@ -133,5 +169,5 @@ def test_arms_on_different_data_and_settings_are_pointed_out(run):
 
 def test_no_runs_give_no_rows_but_all_columns():
     found = fold([])
-    assert found.rows.columns.tolist() == [*COLUMNS, *FURTHER_COLUMNS]
+    assert found.rows.columns.tolist() == columns(SCORES)
     assert len(found.rows) == 0
