@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from typer.testing import CliRunner
+from vectors import command, head, write_vectors
 
 from tcm_bench import ledger
 from tcm_bench.cli.app import app
 from tcm_bench.config import PROJECT_ROOT
+from tcm_bench.engine.callbacks import CHECKPOINT
 
 README = (PROJECT_ROOT / "README.md").read_text()
+CODE = re.compile(r"`([^`]+)`")
 
 
 def blocks(language: str) -> list[str]:
@@ -56,6 +59,16 @@ def test_the_commands_run(overrides, tmp_path):
     subprocess.run([sys.executable, str(PROJECT_ROOT / "train.py"), *words], cwd=tmp_path, check=True)
     (row,) = ledger.results((tmp_path / "outputs" / "runs").iterdir())
     assert row.status == "finished"
+
+
+def test_the_list_of_a_runs_files_is_complete(tmp_path):
+    words = head(write_vectors(tmp_path))
+    subprocess.run(command(tmp_path, *words, "logger=wandb", "logger.wandb.mode=offline"), check=True)
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    found = {f"{path.name}/" if path.is_dir() else path.name for path in run_dir.iterdir()}
+    table = README.partition("`outputs/runs/<run_id>/` holds")[2].partition("\n## ")[0]
+    listed = [name for row in table.splitlines() if row.startswith("| `") for name in CODE.findall(row.split("|")[1])]
+    assert sorted(listed) == sorted(found | {ledger.RUNNING, CHECKPOINT})
 
 
 @pytest.mark.parametrize("words", [words[1:] for words in commands() if words[0] == "tcm-bench"], ids=" ".join)
