@@ -11,7 +11,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
@@ -207,6 +208,21 @@ def build(node: DictConfig, trusted: Sequence[str] = (), /, **parts: Any) -> Any
         raise ConfigurationError(f"{node._get_full_key(None)}: {cause or error}") from error
 
 
+def check_targets(cfg: DictConfig) -> None:
+    """Refuse a configuration of which some part cannot be built, without building any.
+
+    Args:
+        cfg: A composed configuration; Hydra's own node is left to Hydra.
+
+    Raises:
+        ConfigurationError: If a target is outside the trusted packages, does not exist, or does not take a given key.
+    """
+    for key in map(str, cfg):
+        if key != "hydra" and not OmegaConf.is_missing(cfg, key):
+            for path, node in _targets(cfg[key], key):
+                _check_target(path, node, cfg.trusted_packages)
+
+
 def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
     if isinstance(node, DictConfig):
         path = path or node._get_full_key(None)
@@ -239,8 +255,25 @@ def _check_target(path: str, node: DictConfig, trusted: Sequence[str]) -> None:
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     for key in map(str, node):
-        if not key.startswith("_") and key not in parameters:
+        if key.startswith("_"):
+            continue
+        if key not in parameters:
             raise ConfigurationError(f"{name} takes no '{path}.{key}'{_nearest(key, parameters)}")
+        words = _words(parameters[key].annotation)
+        if words and not OmegaConf.is_missing(node, key) and node[key] not in words:
+            raise ConfigurationError(f"{path}.{key} must be one of {', '.join(map(str, words))}, got {node[key]!r}")
+
+
+def _words(annotation: Any) -> tuple[Any, ...]:
+    """What a parameter may be, if its annotation spells that out: `Literal`, or several of them."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    if annotation is NoneType:
+        return (None,)
+    if get_origin(annotation) in (Union, UnionType):
+        found = [_words(part) for part in get_args(annotation)]
+        return tuple(word for words in found for word in words) if all(found) else ()
+    return ()
 
 
 def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> None:

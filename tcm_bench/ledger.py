@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
+from tcm_bench.processes import is_first_process
+
 SCHEMA_VERSION = 2
 RESULT = "result.json"
 RUNNING = "running.json"
@@ -95,15 +97,6 @@ class Progress(BaseModel):
     stage: str
     done: int = 0
     total: int = 0
-
-
-def is_first_process() -> bool:
-    """Whether this process looks after its run's folder: it runs alone, or is the first of those that share the run.
-
-    Told from what torchrun, srun and Lightning's launcher set before any of them has met the others.
-    """
-    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
-    return all(int(os.environ.get(name) or 0) == 0 for name in ranks)
 
 
 def science_hash(science: Mapping[str, Any]) -> str:

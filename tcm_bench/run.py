@@ -16,8 +16,10 @@ from pathlib import Path
 
 import hydra
 from filelock import FileLock, Timeout
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -28,16 +30,19 @@ from tcm_bench.config import (
     ConfigurationError,
     causes,
     check,
+    check_targets,
     choices,
     explain,
     plan,
 )
+from tcm_bench.processes import RUN_INTERRUPTED, end_interrupted, is_first_process, raise_on_ctrl_c
 from tcm_bench.scores import compared, score
 
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
-LOCK_WAIT_S = 3  # a worker whose sweep was killed lets go of its run within a second
+LOCAL_PROCESSES = {"_target_": "hydra_plugins.local_processes.LocalProcesses", "n_jobs": "${machine.jobs}"}
+LOCK_WAIT_S = 10  # a worker whose sweep was killed lets go of its run within a second, or a few on a busy machine
 
 _watching = threading.Event()
 
@@ -52,6 +57,8 @@ def main() -> None:
     for flag in {"-m", "--multirun"} & set(sys.argv[1:]):  # between overrides Hydra cannot parse it
         sys.argv.remove(flag)
         sys.argv.insert(1, flag)
+    Plugins.instance()  # finds the launchers, which name their options; `joblib` is ours from here on
+    ConfigStore.instance().store("joblib", LOCAL_PROCESSES, group="hydra/launcher", provider="tcm_bench")
     with _one_sentence():
         hydra.main(config_path=str(PROJECT_ROOT / "conf"), config_name=CONFIG_NAME, version_base="1.3")(job)()
 
@@ -62,9 +69,7 @@ def _one_sentence() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if ledger.is_first_process():
-            sys.stderr.write("\ninterrupted; the same command goes on from here\n")
-        sys.exit(130)
+        end_interrupted(RUN_INTERRUPTED)
     except Exception as error:
         if sentence := explain(error):
             sys.stderr.write(f"error: {sentence}\n")
@@ -82,7 +87,7 @@ def _one_sentence() -> Iterator[None]:
 def job(cfg: DictConfig) -> ledger.Result:
     """Hydra's task: one run. In a sweep a failure is a row, not an exception, so that the others go on."""
     settings = HydraConfig.get()
-    if not ledger.is_first_process():
+    if not is_first_process():
         _end_with_parent()
         logging.disable(logging.INFO)  # the first process says it all
     if settings.mode is RunMode.MULTIRUN:
@@ -100,6 +105,8 @@ def job(cfg: DictConfig) -> ledger.Result:
     with _one_sentence():  # here, because Hydra adds lines of its own to what passes through it
         try:
             check(cfg, settings.overrides.task, GlobalHydra.instance().config_loader())
+            if not _finished(cfg):  # which imports torch: seconds that a finished run need not pay
+                check_targets(cfg)
         except ConfigurationError:
             _discard(Path(settings.runtime.output_dir))
             raise
@@ -108,12 +115,18 @@ def job(cfg: DictConfig) -> ledger.Result:
     return result
 
 
+def _finished(cfg: DictConfig) -> ledger.Result | None:
+    """The row of the run that `cfg` describes, if it has finished before and is not to be done again."""
+    earlier = None if cfg.force else ledger.read_result(Path(cfg.run_dir))
+    return earlier if earlier and earlier.status == "finished" else None
+
+
 def _end_with_parent() -> None:
     """Stop with the process that started this one, if it is a worker of a sweep or shares a run with others.
 
     Else it would hold on to a run that the next command asks for, or wait for peers that are no more.
     """
-    started_by_us = multiprocessing.current_process().name != "MainProcess" or not ledger.is_first_process()
+    started_by_us = multiprocessing.current_process().name != "MainProcess" or not is_first_process()
     if not started_by_us or _watching.is_set():
         return
     _watching.set()
@@ -145,10 +158,9 @@ def execute(cfg: DictConfig, chosen: dict[str, str | int], wait_s: float = LOCK_
     """
     run_dir = Path(cfg.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    first = ledger.is_first_process()
+    first = is_first_process()
     with _alone(run_dir, wait_s) if first else contextlib.nullcontext():
-        earlier = ledger.read_result(run_dir)
-        if earlier and earlier.status == "finished" and not cfg.force:
+        if earlier := _finished(cfg):
             log.info("already finished; force=true runs it again")
             return earlier
         if first and cfg.force:
@@ -159,7 +171,7 @@ def execute(cfg: DictConfig, chosen: dict[str, str | int], wait_s: float = LOCK_
 
 
 def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> ledger.Result:
-    from tcm_bench.experiment import Measured, fit_and_test  # torch: seconds that a finished run need not pay
+    from tcm_bench.experiment import Measured, fit_and_test
 
     started, clock = datetime.now(UTC), time.monotonic()
     planned = plan(cfg, chosen)
@@ -178,11 +190,12 @@ def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> le
             git=provenance.git_state(),
             **vars(measured),
         )
-        if ledger.is_first_process():
+        if is_first_process():
             ledger.write_result(run_dir, result)
         return result
 
     try:
+        raise_on_ctrl_c()  # from here on there is a row to leave
         measured = fit_and_test(cfg, run_dir, chosen)
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
         row("interrupted", Measured(reason="stopped by Ctrl-C or a signal"))

@@ -6,6 +6,7 @@ sense, say how far it is, and leave at once when nothing is left to do.
 
 import atexit
 import contextlib
+import math
 import re
 import statistics
 import sys
@@ -20,14 +21,15 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from tcm_bench import ledger
-from tcm_bench.config import ConfigurationError, absent_data, check, choices, explain, plan
-from tcm_bench.labels import labels
+from tcm_bench.config import ConfigurationError, absent_data, check, check_targets, choices, explain, plan
+from tcm_bench.labels import Label, labels
+from tcm_bench.processes import raise_on_ctrl_c
 
 
 class SweepCallback(Callback):
@@ -47,6 +49,7 @@ class SweepCallback(Callback):
         _display.finish()
         with _or_leave():
             status = conclude(_display.sweep, Path(config.machine.output_dir), _display.runs)
+            _name_the_dead(_display)
         if status:
             sys.exit(status)
 
@@ -62,7 +65,10 @@ class SweepCallback(Callback):
         if not config.force and all(ledger.state(run_dir) == "finished" for run_dir in run_dirs):
             console.print(f"all {len(runs)} runs are finished already; force=true runs them again")
             sys.exit(conclude(name, output_dir, runs))
-        _display = Display(name, runs, run_dirs, parallel=config.machine.jobs)
+        for job in jobs:  # which imports torch: seconds that a finished sweep need not pay
+            check_targets(job)
+        _display = Display(name, runs, run_dirs, parallel=config.hydra.launcher.get("n_jobs", 1))
+        raise_on_ctrl_c()  # from here on there are a display and processes to put an end to
         _display.start()
 
 
@@ -89,6 +95,27 @@ def own_name(runs: list[ledger.Run]) -> str:
     return "-".join([*words, ledger.science_hash({"runs": sorted(run.run_id for run in runs)})[:6]])
 
 
+def _name_the_dead(display: "Display") -> None:
+    """Say which runs were given out and came to no end: their process was killed."""
+    dead = [
+        f"{run.run_id} ({_name(label)})"
+        for run, label, run_dir in zip(display.runs, display.labels, display.run_dirs, strict=True)
+        if ledger.state(run_dir) not in ("finished", "failed")
+    ]
+    if dead:
+        console.print(
+            f"killed in the middle, as the system does when memory runs out: {', '.join(dead)}; "
+            "the same command goes on from there",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
+
+
+def _name(label: Label) -> str:
+    return f"{label.task} {label.tcm} {label.seed}"
+
+
 def _compose_jobs(config: DictConfig) -> list[DictConfig]:
     """The configuration of every job, through Hydra's own parser and product, so that both agree on what they are."""
     loader = GlobalHydra.instance().config_loader()
@@ -104,7 +131,7 @@ def _compose_jobs(config: DictConfig) -> list[DictConfig]:
 
 
 def _refuse_nonsense(jobs: list[DictConfig]) -> None:
-    """No job, one job twice, no data, or several devices a job where no launcher makes a process group for each.
+    """No job, one job twice, no data, or several processes for a job where no launcher makes a process group for each.
 
     Raises:
         ConfigurationError: With what was wrong and what would be right.
@@ -116,15 +143,44 @@ def _refuse_nonsense(jobs: list[DictConfig]) -> None:
         raise ConfigurationError(
             f"{count} jobs of this sweep are the same run {twice}: they differ only in values that decide no number"
         )
+    if (n_jobs := jobs[0].hydra.launcher.get("n_jobs", 1)) < 1:
+        raise ConfigurationError(f"machine.jobs={n_jobs} must be at least 1; by default there is one process a core")
+    for job in jobs:
+        count = _processes(job.machine)
+        if count > 1 and "submitit" not in job.hydra.launcher._target_:
+            raise ConfigurationError(
+                f"machine.devices={job.machine.devices} are {count} processes for a run, which in a sweep needs a "
+                "launcher that gives each job a process group of its own (hydra/launcher=submitit_slurm), or one "
+                "command with torchrun or srun for each run; machine.devices=1 runs it here"
+            )
     waiting = (job for job in jobs if job.force or ledger.state(Path(job.run_dir)) != "finished")
     if absent := dict.fromkeys(filter(None, map(absent_data, waiting))):
         raise ConfigurationError("; ".join(absent))
-    job = jobs[0]
-    if job.machine.devices not in (1, "auto") and "submitit" not in job.hydra.launcher._target_:
-        raise ConfigurationError(
-            f"machine.devices={job.machine.devices} in a sweep needs a launcher that gives each job a process group of "
-            "its own (hydra/launcher=submitit_slurm), or one command with torchrun or srun for each run"
-        )
+
+
+def _processes(machine: DictConfig) -> int:
+    """How many processes Lightning would start for a run; see its `Trainer` for what `devices` may be.
+
+    Raises:
+        ConfigurationError: If `machine.devices` is none of that.
+    """
+    devices = machine.devices
+    text = ",".join(map(str, devices)) + "," if isinstance(devices, ListConfig) else str(devices).strip()
+    if text in ("auto", "-1"):
+        here = 1 if machine.accelerator in ("cpu", "mps") else _num_gpus()
+    elif "," in text:
+        here = sum(bool(word.strip()) for word in text.split(","))
+    elif text.isdecimal():
+        here = int(text)
+    else:
+        raise ConfigurationError(f"machine.devices must be a number, a list of numbers or auto, got {devices!r}")
+    return here * machine.num_nodes
+
+
+def _num_gpus() -> int:
+    import torch
+
+    return max(torch.cuda.device_count(), 1)
 
 
 class Display(threading.Thread):
@@ -150,7 +206,7 @@ class Display(threading.Thread):
                 while not self.done.wait(0.5):
                     live.update(self.view())
         else:
-            said, spoken = "", 0.0
+            said, spoken = "", -math.inf
             while not self.done.wait(2):
                 text = self.headline()
                 finished = text.partition(",")[0]
@@ -162,7 +218,7 @@ class Display(threading.Thread):
         """Stop showing."""
         self.done.set()
         if self.is_alive() and threading.current_thread() is not self:
-            self.join(timeout=5)
+            self.join()
 
     def headline(self) -> str:
         """Counts of each state and the time left."""
@@ -193,7 +249,7 @@ class Display(threading.Thread):
             if progress and ledger.state(run_dir) == "running":
                 how_far = f"{progress.done}/{progress.total}" if progress.total else ""
                 since = f"{time.time() - progress.started:.0f} s"
-                lines.append(f"  {label.task} {label.tcm} {label.seed}: {progress.stage} {how_far}, {since}")
+                lines.append(f"  {_name(label)}: {progress.stage} {how_far}, {since}")
         return Text("\n".join(lines))
 
 

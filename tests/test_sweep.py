@@ -175,6 +175,42 @@ def test_a_failure_is_a_row_and_the_others_go_on(tmp_path, vectors):
     assert "Traceback" not in ran.stderr
 
 
+DEADLY = """
+import os, signal
+from pathlib import Path
+from tcm_bench.losses.smooth_ap import SmoothAP
+
+class Deadly(SmoothAP):
+    def forward(self, *pairs):
+        if not Path(os.environ["CURED"]).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(*pairs)
+"""
+
+
+def test_a_killed_process_takes_no_other_run_with_it_and_the_same_command_goes_on(tmp_path, vectors):
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    ours = "tcm_bench.losses.smooth_ap.SmoothAP"
+    words = [*head(vectors), "trusted_packages=[deadly]", f"loss._target_=deadly.Deadly,{ours}", "seed=0"]
+    words = command(tmp_path, *GRID, *words, "-m")
+    where = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(tmp_path), "CURED": str(tmp_path / "cured")}}
+    ran = subprocess.run(words, capture_output=True, text=True, check=False, **where)
+    assert ran.returncode == 1
+    assert "Traceback" not in ran.stderr
+    states = {run_dir.name: ledger.state(run_dir) for run_dir in tmp_path.glob("runs/*")}
+    assert sorted(states.values()) == ["finished"] * 2 + ["interrupted"] * 2
+    (line,) = [line for line in ran.stderr.splitlines() if line.startswith("killed in the middle")]
+    assert {name for name in states if name in line} == {k for k, state in states.items() if state == "interrupted"}
+    assert line.endswith("the same command goes on from there")
+    assert (tmp_path / "report" / "tiny.md").exists()
+    finished = rows(tmp_path)
+    (tmp_path / "cured").touch()
+    ran = subprocess.run(words, capture_output=True, text=True, check=False, **where)
+    assert ran.returncode == 0, ran.stderr
+    assert len(rows(tmp_path)) == 4
+    assert finished.items() <= rows(tmp_path).items()  # what had finished was not touched
+
+
 def _wait_for(condition, process, limit_s=120.0):
     until = time.monotonic() + limit_s
     while not condition():

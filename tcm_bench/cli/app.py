@@ -6,6 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from tcm_bench.cli import data, embed, evaluate, runs
+from tcm_bench.processes import end_interrupted
 
 
 class OneSentence(TyperGroup):
@@ -17,6 +18,8 @@ class OneSentence(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise
+        except KeyboardInterrupt:
+            end_interrupted("interrupted")
         except (ValueError, OSError) as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(1) from error

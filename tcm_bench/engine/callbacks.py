@@ -4,6 +4,7 @@ import tcm_bench.torchvision_schemas  # noqa: F401  isort: skip
 
 import csv
 import io
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ class ProgressFile(Callback):
         """Write into `run_dir`."""
         self.run_dir = Path(run_dir)
         self.every_s = every_s
-        self.last = 0.0
+        self.last = -math.inf  # the clock may be younger than `every_s`: it starts with the machine
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Say how many steps are done."""
