@@ -4,6 +4,7 @@ import os
 import queue
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from multiprocessing import resource_tracker
 from typing import Any
 
 from hydra.core.singleton import Singleton
@@ -50,6 +51,7 @@ class LocalProcesses(Launcher):
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        resource_tracker.ensure_running()  # here, because starting it undoes `hold_ctrl_c` (in Python 3.11 to 3.13)
         state = Singleton.get_state()
         n_jobs = min(self.n_jobs, len(job_overrides))
         waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -60,7 +62,7 @@ class LocalProcesses(Launcher):
 
         def work(slot: int) -> None:
             """One job after the other, in a process of this slot's own."""
-            hold_ctrl_c()  # this program's main thread gets it, and each job when it is ready for it
+            hold_ctrl_c()  # the main thread gets it, and each job when it is ready for it
             while (number := _next(waiting)) is not None:
                 if slot not in pools:
                     pools[slot] = ProcessPoolExecutor(max_workers=1, env=_shared_threads(n_jobs))

@@ -1,0 +1,89 @@
+"""What a sweep refuses before its first job starts; every job is looked at."""
+
+import subprocess
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from vectors import command
+
+from tcm_bench.config import PROJECT_ROOT, ConfigurationError, check_targets
+from tcm_bench.sweep import _processes, _refuse_nonsense
+
+
+def composed(*overrides: str, **options: bool):
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        return compose("config", list(overrides), **options)
+
+
+@pytest.mark.parametrize(
+    ("devices", "accelerator", "gpus", "expected"),
+    [
+        (1, "auto", 8, 1),
+        ("auto", "auto", 8, 8),
+        ("auto", "gpu", 2, 2),
+        ("auto", "auto", 0, 1),
+        ("auto", "cpu", 8, 1),
+        (-1, "cuda", 8, 8),
+        ("-1", "gpu", 8, 8),
+        (3, "cpu", 0, 3),
+        ("3", "gpu", 8, 3),
+        ("0,1", "gpu", 8, 2),
+        ("1,", "gpu", 8, 1),
+        ([3], "gpu", 8, 1),
+        ([0, 3], "gpu", 8, 2),
+    ],
+)
+def test_processes_of_a_run_are_counted_as_lightning_starts_them(devices, accelerator, gpus, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    machine = OmegaConf.create({"devices": devices, "accelerator": accelerator, "num_nodes": 1})
+    assert _processes(machine) == expected
+    assert _processes(OmegaConf.merge(machine, {"num_nodes": 2})) == 2 * expected
+
+
+def test_devices_that_are_neither_number_nor_list_are_refused_with_the_key():
+    machine = OmegaConf.create({"devices": "two", "accelerator": "cpu", "num_nodes": 1})
+    with pytest.raises(ConfigurationError, match=r"machine\.devices must be a number.*got 'two'"):
+        _processes(machine)
+
+
+def test_several_processes_for_any_job_of_a_local_sweep_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    alone = composed("seed=0", return_hydra_config=True)
+    for more in ("machine.devices=2", "machine.devices=auto", "machine.devices=[0,1]", "machine.num_nodes=2"):
+        several = composed("seed=1", more, return_hydra_config=True)
+        with pytest.raises(ConfigurationError, match=r"needs a launcher.*machine\.devices=1 runs it here"):
+            _refuse_nonsense([alone, several])
+    _refuse_nonsense([alone])
+
+
+def test_every_target_is_checked_without_being_built():
+    """The data here are not there, and need not be."""
+    check_targets(composed("data=cub", "data.root=/nowhere"))
+    with pytest.raises(ConfigurationError, match=r"takes no 'callbacks\.progress\.evry_s'; did you mean 'every_s'"):
+        check_targets(composed("data.root=/nowhere", "+callbacks.progress.evry_s=3"))
+    with pytest.raises(ConfigurationError, match=r"logger\.wandb\.mode must be one of .*offline, .*got 'of'"):
+        check_targets(composed("logger=wandb", "logger.wandb.mode=of"))
+    with pytest.raises(ConfigurationError, match=r"loss\._target_=mine\.Loss is outside the trusted packages"):
+        check_targets(composed("loss._target_=mine.Loss"))
+    with pytest.raises(ConfigurationError, match=r"loss\._target_=tcm_bench\.no\.Loss cannot be imported"):
+        check_targets(composed("loss._target_=tcm_bench.no.Loss"))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["-m", "+optim.schedule.warm=null,3"], "takes no 'optim.schedule.warm'"),
+        (["+optim.schedule.warm=3", "data.root=/nowhere"], "takes no 'optim.schedule.warm'"),
+        (["-m", "hydra/launcher=joblib", "machine.jobs=0"], "machine.jobs=0 must be at least 1"),
+    ],
+    ids=["sweep", "run", "no-process"],
+)
+def test_what_cannot_be_built_is_refused_before_anything_is_read_or_written(tmp_path, words, sentence):
+    ran = subprocess.run(command(tmp_path, *words), capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("error: ")
+    assert sentence in ran.stderr
+    assert ran.stderr.count("\n") == 1, ran.stderr
+    assert not list(tmp_path.glob("runs/*"))
