@@ -1,6 +1,5 @@
 """One experiment: from a configuration to trained weights, stored embeddings and numbers."""
 
-import contextlib
 import copy
 import logging
 import math
@@ -8,7 +7,7 @@ import os
 import pickle
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +24,7 @@ from torch.nn.functional import normalize
 from torchmetrics import MetricCollection
 
 from tcm_bench.batch import Batch
-from tcm_bench.config import ConfigurationError, build, comparison_id, science
+from tcm_bench.config import ConfigurationError, build
 from tcm_bench.data.datamodule import RetrievalData
 from tcm_bench.data.features import frozen_features
 from tcm_bench.data.table import FeatureTable, ImageTable, Splits, Table
@@ -38,6 +37,7 @@ from tcm_bench.losses.objective import Objective
 from tcm_bench.metrics.embedding_metric import EmbeddingMetric
 from tcm_bench.metrics.evaluation import Evaluation
 from tcm_bench.models.embedder import Embedder
+from tcm_bench.watchers import describe
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +80,15 @@ class Parts:
     identity: dict[str, Any]
 
 
-def fit_and_test(cfg: DictConfig, run_dir: Path, choices: Mapping[str, str | int]) -> Measured:
+def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measured:
     """Build everything from `cfg`, train it, store the test embeddings and return what was measured.
 
     Training goes on from the last epoch's checkpoint if the run was killed.
+
+    Args:
+        cfg: A composed configuration.
+        run_dir: Where everything is written.
+        loggers: Told of every epoch, and of data and network as soon as they are known.
     """
     torch.set_num_threads(cfg.machine.threads)
     torch.set_flush_denormal(True)  # sigmoids of far pairs make denormals, which are a hundred times slower
@@ -108,8 +113,8 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, choices: Mapping[str, str | int
     for metric in module.test_metrics.values():
         if isinstance(metric, EmbeddingMetric):
             metric.query, metric.gallery = _roles(splits.test)
-    loggers = _loggers(cfg, trusted, choices)
-    with _closing(loggers), warnings.catch_warnings():
+    describe(loggers, data_hash=splits.fingerprint, network=parts.identity)
+    with warnings.catch_warnings():
         for known in HARMLESS:
             warnings.filterwarnings("ignore", message=known)
         trainer = _trainer(cfg, trusted, run_dir, loggers)
@@ -204,32 +209,6 @@ def _with_number_of_classes(cfg: DictConfig, splits: Splits) -> DictConfig:
     counted = copy.deepcopy(cfg)
     OmegaConf.update(counted, "data.num_train_classes", number, force_add=True)
     return counted
-
-
-def _loggers(cfg: DictConfig, trusted: list[str], choices: Mapping[str, str | int]) -> list[Logger]:
-    """What watches the run from outside, told what run it is."""
-    job_type = "tcm" if cfg.tcm.positive_weight or cfg.tcm.negative_weight else "base"
-    group = "_".join(str(choices[name]) for name in ("data", "backbone", "loss"))
-    tags = [str(choices[name]) for name in ("data", "backbone", "loss", "tcm")]
-    loggers = [
-        build(node, trusted, group=group, job_type=job_type, tags=[*node.tags, *tags]) for node in cfg.logger.values()
-    ]
-    for logger in loggers:
-        logger.log_hyperparams({**science(cfg), "comparison_id": comparison_id(cfg)})
-    return loggers
-
-
-@contextlib.contextmanager
-def _closing(loggers: list[Logger]) -> Iterator[None]:
-    """Say how the run ended to every logger that wants to know."""
-    exit_code = 1
-    try:
-        yield
-        exit_code = 0
-    finally:
-        for logger in loggers:
-            if finish := getattr(logger, "finish", None):
-                finish(exit_code)
 
 
 def _trainer(cfg: DictConfig, trusted: list[str], run_dir: Path, loggers: list[Logger]) -> pl.Trainer:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from filelock import FileLock, Timeout
@@ -37,6 +38,9 @@ from tcm_bench.config import (
 )
 from tcm_bench.processes import RUN_INTERRUPTED, end_interrupted, is_first_process, raise_on_ctrl_c
 from tcm_bench.scores import compared, score
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
 log = logging.getLogger(__name__)
 
@@ -172,10 +176,12 @@ def execute(cfg: DictConfig, chosen: dict[str, str | int], wait_s: float = LOCK_
 
 def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> ledger.Result:
     from tcm_bench.experiment import Measured, fit_and_test
+    from tcm_bench.watchers import conclude, start_loggers
 
     started, clock = datetime.now(UTC), time.monotonic()
     planned = plan(cfg, chosen)
     ledger.write_progress(run_dir, "start")
+    loggers: list[Logger] = []
 
     def row(status: ledger.Status, measured: Measured) -> ledger.Result:
         result = ledger.Result(
@@ -190,13 +196,17 @@ def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> le
             git=provenance.git_state(),
             **vars(measured),
         )
-        if is_first_process():
-            ledger.write_result(run_dir, result)
+        try:
+            if is_first_process():
+                ledger.write_result(run_dir, result)
+        finally:
+            conclude(loggers, result)
         return result
 
     try:
         raise_on_ctrl_c()  # from here on there is a row to leave
-        measured = fit_and_test(cfg, run_dir, chosen)
+        loggers += start_loggers(cfg, chosen)
+        measured = fit_and_test(cfg, run_dir, loggers)
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
         row("interrupted", Measured(reason="stopped by Ctrl-C or a signal"))
         raise KeyboardInterrupt from stop

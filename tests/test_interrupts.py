@@ -30,7 +30,12 @@ def stopped_at(tmp_path):
     def run(module: str, *words: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(tmp_path), "STOP_AT": module}
         return subprocess.run(
-            [sys.executable, *words], capture_output=True, text=True, env=environment, start_new_session=True, check=False
+            [sys.executable, *words],
+            capture_output=True,
+            text=True,
+            env=environment,
+            start_new_session=True,
+            check=False,
         )
 
     return run

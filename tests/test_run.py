@@ -199,13 +199,13 @@ def test_a_run_that_another_process_is_at_is_left_alone(tmp_path, vectors):
     holder = (
         "import sys, time; from pathlib import Path; from filelock import FileLock; from tcm_bench import ledger; "
         "d = Path(sys.argv[1]); d.mkdir(parents=True); ledger.write_progress(d, 'train'); "
-        "lock = FileLock(d / '.lock'); lock.acquire(); print('held', flush=True); time.sleep(60)"
+        "lock = FileLock(d / '.lock'); lock.acquire(); print('held', flush=True); time.sleep(3600)"
     )
     with subprocess.Popen([sys.executable, "-c", holder, cfg.run_dir], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
         with pytest.raises(ConfigurationError, match=rf"process {other.pid} on .* is at the run {cfg.run_id}"):
-            run(tmp_path, *head(vectors))
+            execute(cfg, {}, wait_s=0.1)
         other.kill()
 
 

@@ -118,10 +118,9 @@ class RetrievalModule(pl.LightningModule):
         metrics.update(self.embedder(batch.inputs).float(), batch.labels, batch.indices)
 
     def on_test_epoch_end(self) -> None:
-        """Log the test metrics; the gathered rows stay where they are for whoever wants to store them."""
-        for name, metrics in (("test", self.test_metrics), ("seen", self.seen_metrics)):
-            values = {f"{name}/{key}": value for key, value in metrics.compute().items()}
-            self.log_dict(values, add_dataloader_idx=False)
+        """Compute the metrics where the rows are; they, and the rows, stay for whoever wants them."""
+        self.test_metrics.compute()
+        self.seen_metrics.compute()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Backbone in one group, head and objective in another with its own rate; the schedule acts every step."""

@@ -25,13 +25,14 @@ log = logging.getLogger(__name__)
 Mode = Literal["online", "offline", "disabled"]
 REACH_S = 3  # a server that takes longer to accept a connection counts as unreachable
 INIT_S = 10  # and one that takes longer to start a run as broken
+TAG_LENGTH = 64  # W&B refuses a run with a longer one
 FINISH_S = 120  # what has not been uploaded by then stays in the folder, for `wandb sync`
 
 
 class WandbRun(WandbLogger):
     """A bystander: whatever goes wrong with W&B is a warning, and the training it watches goes on.
 
-    A process of a sweep does many runs, so each logger holds a W&B run of its own, and `finish` ends it.
+    A process of a sweep does many runs, so each logger holds a W&B run of its own, and `conclude` ends it.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -48,9 +49,14 @@ class WandbRun(WandbLogger):
         """Record the configuration; nothing once the run was lost."""
         self._or_warn(lambda: super(WandbRun, self).log_hyperparams(params))
 
-    def finish(self, exit_code: int) -> None:
-        """End the W&B run: 0 says that ours finished, anything else that it did not."""
-        self._or_warn(lambda: self.experiment.finish(exit_code))
+    def conclude(self, summary: Mapping[str, Any], exit_code: int) -> None:
+        """End the W&B run with what ours came to: exit code 0 says that it finished, anything else that it did not."""
+
+        def end() -> None:
+            self.experiment.summary.update(dict(summary))
+            self.experiment.finish(exit_code)
+
+        self._or_warn(end)
 
     def _or_warn(self, act: Callable[[], None]) -> None:
         if self.lost:
@@ -101,7 +107,7 @@ def wandb_logger(
             save_dir=str(save_dir),
             group=group,
             job_type=job_type,
-            tags=list(tags),
+            tags=[tag[:TAG_LENGTH] for tag in tags],
             resume="allow" if possible == "online" else None,
             settings=wandb.Settings(
                 mode=possible,

@@ -92,6 +92,13 @@ def test_progress_file_says_how_far_training_is_but_not_at_every_step(tmp_path):
     assert json.loads((tmp_path / "running.json").read_text())["done"] == 4
 
 
+def test_the_first_report_is_written_on_a_machine_that_has_just_started(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.monotonic", lambda: 0.01)  # it counts from there
+    trainer = SimpleNamespace(is_global_zero=True, global_step=1, estimated_stepping_batches=20)
+    ProgressFile(tmp_path).on_train_batch_end(trainer)
+    assert json.loads((tmp_path / "running.json").read_text())["done"] == 1
+
+
 def test_history_of_another_process_is_not_written(tmp_path):
     History(tmp_path).on_train_epoch_end(
         SimpleNamespace(is_global_zero=False, logged_metrics={"train/lr": 1.0}, current_epoch=0, global_step=1), None

@@ -1,0 +1,69 @@
+"""What watches a run from outside (W&B): told what the run is when it starts, and the row when it has ended.
+
+Names are those of the row: what identifies a run goes into a logger's configuration, what it came to into its summary.
+"""
+
+import tcm_bench.torchvision_schemas  # noqa: F401  isort: skip
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from tcm_bench import provenance
+from tcm_bench.config import build, comparison_id, science
+from tcm_bench.ledger import Result
+
+OUTCOME = {"status", "reason", "selection", "counts", "threshold", "started", "wall_s", "peak_mem_gib", "threads"}
+EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 255}  # W&B's own for Ctrl-C
+
+
+def start_loggers(cfg: DictConfig, choices: Mapping[str, str | int]) -> list[Logger]:
+    """The loggers of a configuration, each of which knows what run it watches.
+
+    Args:
+        cfg: A composed configuration.
+        choices: What was chosen for each factor, and the seed.
+    """
+    job_type = "tcm" if cfg.tcm.positive_weight or cfg.tcm.negative_weight else "base"
+    group = "_".join(str(choices[name]) for name in ("data", "backbone", "loss"))
+    tags = [*(str(choices[name]) for name in ("data", "backbone", "loss", "tcm")), f"seed={choices['seed']}"]
+    loggers = [
+        build(node, list(cfg.trusted_packages), group=group, job_type=job_type, tags=[*node.tags, *tags])
+        for node in cfg.logger.values()
+    ]
+    describe(
+        loggers,
+        **choices,
+        run_id=cfg.run_id,
+        comparison_id=comparison_id(cfg),
+        sweep_name=cfg.sweep_name,
+        science=_same_everywhere(science(cfg), cast(Any, OmegaConf.to_container(cfg, resolve=True))),
+        versions=provenance.versions(),
+        git=provenance.git_state(),
+    )
+    return loggers
+
+
+def describe(loggers: Iterable[Logger], **known: Any) -> None:
+    """Add to what identifies the run: called again when more is known, such as the hash of the data."""
+    for logger in loggers:
+        logger.log_hyperparams(known)
+
+
+def conclude(loggers: Iterable[Logger], result: Result) -> None:
+    """Give the row to every logger that wants to know how the run ended; nothing can be logged after that."""
+    summary = {**result.metrics, **result.model_dump(include=OUTCOME)}
+    for logger in loggers:
+        if end := getattr(logger, "conclude", None):
+            end(summary, EXIT_CODES[result.status])
+
+
+def _same_everywhere(masked: Mapping[str, Any], real: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what a mask stands for: places and settings of one machine."""
+    return {
+        key: _same_everywhere(value, real[key]) if isinstance(value, Mapping) else value
+        for key, value in masked.items()
+        if isinstance(value, Mapping) or value == real[key]
+    }
