@@ -144,7 +144,7 @@ def _refuse_nonsense(jobs: list[DictConfig]) -> None:
             f"{count} jobs of this sweep are the same run {twice}: they differ only in values that decide no number"
         )
     if (n_jobs := jobs[0].hydra.launcher.get("n_jobs", 1)) < 1:
-        raise ConfigurationError(f"machine.jobs={n_jobs} must be at least 1; by default there is one process a core")
+        raise ConfigurationError(f"hydra.launcher.n_jobs={n_jobs} must be at least 1; without it, it is machine.jobs")
     for job in jobs:
         count = _processes(job.machine)
         if count > 1 and "submitit" not in job.hydra.launcher._target_:

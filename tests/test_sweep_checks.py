@@ -76,7 +76,7 @@ def test_every_target_is_checked_without_being_built():
     [
         (["-m", "+optim.schedule.warm=null,3"], "takes no 'optim.schedule.warm'"),
         (["+optim.schedule.warm=3", "data.root=/nowhere"], "takes no 'optim.schedule.warm'"),
-        (["-m", "hydra/launcher=joblib", "machine.jobs=0"], "machine.jobs=0 must be at least 1"),
+        (["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=-1"], "hydra.launcher.n_jobs=-1 must be at least 1"),
     ],
     ids=["sweep", "run", "no-process"],
 )
