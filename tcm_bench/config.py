@@ -1,11 +1,13 @@
-"""The configuration: how it names a run, what it refuses, and how it becomes objects.
+"""The configuration: how it names a run, and how it becomes objects.
 
 `instantiate` is called here only. A constructor's signature is the schema of its node, the defaults in `conf/` are the
-schema of every plain value, and what does not fit either is refused with one sentence.
+schema of every plain value.
 """
 
 import difflib
 import inspect
+import logging
+import math
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -14,46 +16,23 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from hydra import compose, initialize_config_dir
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import (
-    ConfigCompositionException,
-    HydraException,
     InstantiationException,
-    MissingConfigException,
-    OverrideParseException,
 )
-from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from tcm_bench.ledger import Run, science_hash
-from tcm_bench.limits import LIMITS, faults
 from tcm_bench.provenance import cores, file_sha256, listing_sha256, with_sources
+
+logging.getLogger("hydra.utils").addFilter(lambda record: False)  # it prints what it raises, traceback and all
 
 CONFIG_NAME = "config"
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 SCIENCE = ("data", "model", "loss", "tcm", "metrics", "optim", "trainer", "seed")
 FACTORS = {"data": "data", "backbone": "model/backbone", "loss": "loss", "tcm": "tcm"}
-READ_BY_NAME = ("data", "model", "optim", "machine")  # what nobody asks for there would be lost in silence
 # What says where the items of the data or the weights lie, not which they are; `sha256` beside it says that.
 PLACES = ("data.root", "data.file", "data.labels", "model.backbone.weights.file")
-SET_ELSEWHERE = {  # keys that Hydra or the trainer would take, and what is meant by whoever gives them
-    **dict.fromkeys(("run_id", "run_dir"), "follows from the configuration; machine.output_dir says where runs lie"),
-    **dict.fromkeys(
-        ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "trainer.default_root_dir"),
-        "is where this run's own folder lies; machine.output_dir=DIR moves all runs",
-    ),
-    **{f"trainer.{key}": f"is written machine.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy")},
-    "trainer.enable_progress_bar": "is written machine.progress",
-    "trainer.callbacks": "is a group: +callbacks.NAME={_target_: ...} adds one",
-    "trainer.logger": "is a group: logger=wandb, logger=none",
-    "trainer.use_distributed_sampler": "stays false: the loaders cut themselves by rank",
-    "trainer.num_sanity_val_steps": "stays 0: validation classes are measured after an epoch",
-}
 TRUSTED = (
     "tcm_bench",
     "torch.nn",
@@ -78,6 +57,9 @@ def science(cfg: DictConfig, *, seed: Any = None) -> dict[str, Any]:
         cfg: A composed configuration.
         seed: Stands for the seed wherever it is used; None: the configuration's own.
     """
+    for key in (*SCIENCE, "machine"):
+        if key not in cfg:
+            raise ConfigurationError(f"{key} cannot be taken away: nothing runs without it")
     anywhere = OmegaConf.masked_copy(cfg, [*SCIENCE, "machine"])
     OmegaConf.set_readonly(anywhere, False)
     if seed is not None:
@@ -93,7 +75,22 @@ def science(cfg: DictConfig, *, seed: Any = None) -> dict[str, Any]:
             node[key] = f"<{key}>"
     plain = OmegaConf.to_container(anywhere, resolve=True)
     assert isinstance(plain, dict)
+    for path, value in _leaves(plain):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigurationError(f"{path} must be a finite number, got {value}")
     return with_sources({key: plain[key] for key in SCIENCE}, TRUSTED)
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every plain value below a node, with its dotted key."""
+    if isinstance(node, dict):
+        for key, child in node.items():
+            yield from _leaves(child, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for child in node:
+            yield from _leaves(child, path)
+    else:
+        yield path, node
 
 
 def run_id(*, _root_: DictConfig) -> str:
@@ -200,12 +197,30 @@ def build(node: DictConfig, trusted: Sequence[str] = (), /, **parts: Any) -> Any
     for path, inner in _targets(node):
         _check_target(path, inner, trusted)
     try:
-        return instantiate(node, _convert_="all", **parts)
+        made = instantiate(node, _convert_="all", **parts)
     except InstantiationException as error:  # Hydra's wrapping hides the sentence that matters
         cause = error.__cause__
-        if isinstance(cause, ValueError | OSError):
+        if isinstance(cause, ValueError):
+            raise _placed(cause, node) from cause.__cause__
+        if isinstance(cause, OSError):
             raise cause from None
         raise ConfigurationError(f"{node._get_full_key(None)}: {cause or error}") from error
+    if not node.get("_partial_"):
+        return made
+
+    def completed(*args: Any, **further: Any) -> Any:
+        try:
+            return made(*args, **further)
+        except ValueError as error:
+            raise _placed(error, node) from error
+
+    return completed
+
+
+def _placed(error: ValueError, node: DictConfig) -> ValueError:
+    """A constructor's complaint of an argument, with the place in the configuration where the argument is given."""
+    name = str(error).partition(" ")[0]
+    return type(error)(f"{node._get_full_key(None)}.{error}") if name in node else error
 
 
 def check_targets(cfg: DictConfig) -> None:
@@ -248,7 +263,8 @@ def _check_target(path: str, node: DictConfig, trusted: Sequence[str]) -> None:
         target = get_object(name)
         parameters = inspect.signature(target).parameters
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(f"{path}._target_={name} cannot be imported: {error}") from error
+        reason = " ".join(str(error).split())  # Hydra's takes several lines
+        raise ConfigurationError(f"{path}._target_={name} cannot be imported: {reason}") from error
     home = str(getattr(target, "__module__", None))  # a trusted module holds others' functions by its imports
     if not any(f"{home}.".startswith(f"{package}.") for package in allowed):
         raise ConfigurationError(f"{path}._target_={name} is at home in {home}, outside the trusted packages")
@@ -258,7 +274,7 @@ def _check_target(path: str, node: DictConfig, trusted: Sequence[str]) -> None:
         if key.startswith("_"):
             continue
         if key not in parameters:
-            raise ConfigurationError(f"{name} takes no '{path}.{key}'{_nearest(key, parameters)}")
+            raise ConfigurationError(f"{name} takes no '{path}.{key}'{nearest(key, parameters)}")
         words = _words(parameters[key].annotation)
         if words and not OmegaConf.is_missing(node, key) and node[key] not in words:
             raise ConfigurationError(f"{path}.{key} must be one of {', '.join(map(str, words))}, got {node[key]!r}")
@@ -276,191 +292,7 @@ def _words(annotation: Any) -> tuple[Any, ...]:
     return ()
 
 
-def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> None:
-    """Refuse what Hydra lets pass: an added key that nothing reads, a name that follows from the rest, a bad value.
-
-    Args:
-        cfg: The composed configuration.
-        overrides: The command line's overrides that led to it.
-        loader: Hydra's, to compose the same choices with default values.
-
-    Raises:
-        ConfigurationError: With one sentence that names the key.
-    """
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
-    choices = [
-        text
-        for text, override in zip(overrides, parsed, strict=True)
-        if loader.get_group_options(override.key_or_group.lstrip("/"))
-    ]
-    default = loader.load_configuration(CONFIG_NAME, choices, run_mode=RunMode.RUN, from_shell=False)
-    for override in parsed:
-        if remedy := SET_ELSEWHERE.get(override.key_or_group):
-            raise ConfigurationError(f"{override.key_or_group} {remedy}")
-    for key in map(str, cfg):
-        if key not in default:
-            raise ConfigurationError(f"unknown key '{key}'{_nearest(key, default)}")
-    known = _plain_keys(default)
-    for override in parsed:
-        key = override.key_or_group
-        parent, _, word = key.rpartition(".")
-        if override.is_add() and parent in known and key not in known and key.partition(".")[0] in READ_BY_NAME:
-            siblings = OmegaConf.select(default, parent)
-            if isinstance(siblings, DictConfig) and "_target_" not in siblings:
-                raise ConfigurationError(f"unknown key '{key}'{_nearest(word, siblings)}")
-        if override.is_delete():
-            if key in known and OmegaConf.select(cfg, key) is None and _is_needed(key, default):
-                raise ConfigurationError(f"{key} cannot be taken away: nothing runs without it")
-            continue
-        if key not in known or key == "machine.devices":  # which may be a number, a list or a word
-            continue
-        expected = OmegaConf.select(default, key, throw_on_missing=False)
-        given = OmegaConf.select(cfg, key, throw_on_missing=False)
-        if not _fits(given, expected):
-            raise ConfigurationError(
-                f"{key} must be {_kind(expected)}, got {given!r}; its default is {key}={_shown(expected)}"
-            )
-    for sentence in faults(_limited(cfg)):
-        raise ConfigurationError(sentence)
-
-
-def absent_data(cfg: DictConfig) -> str | None:
-    """The reader's sentence if nothing at all lies where a run's data should be; None if something does.
-
-    Cheap: data that are there are not read.
-    """
-    given = (OmegaConf.select(cfg, place) for place in PLACES if place.startswith("data."))
-    places = [Path(place) for place in given if place is not None]
-    if all(any(place.iterdir()) if place.is_dir() else place.exists() for place in places):
-        return None
-    try:
-        build(cfg.data.splits, list(cfg.trusted_packages))
-    except (ValueError, OSError, OmegaConfBaseException) as error:
-        return explain(error) or str(error)
-    return None
-
-
-def _is_needed(key: str, default: DictConfig) -> bool:
-    """Whether code asks for a key by its name; a constructor's arguments have defaults, and of watchers any can go."""
-    parent = key.rpartition(".")[0]
-    return not parent or ("_target_" not in OmegaConf.select(default, parent) and parent not in ("callbacks", "logger"))
-
-
-def _limited(cfg: DictConfig) -> dict[str, Any]:
-    """Values by the dotted keys of `LIMITS`; not those of a constructor from elsewhere, which may mean other things."""
-    found = {}
-    for key in LIMITS:
-        parent, _, word = key.rpartition(".")
-        node = OmegaConf.select(cfg, parent) if parent else cfg
-        if not isinstance(node, DictConfig) or word not in node or OmegaConf.is_missing(node, word):
-            continue
-        if str(node.get("_target_", "tcm_bench.")).startswith(tuple(f"{package}." for package in TRUSTED)):
-            value = node[word]
-            found[key] = list(value) if isinstance(value, ListConfig) else value
-    return found
-
-
-def _plain_keys(node: Any, prefix: str = "") -> set[str]:
-    """Dotted names of everything in a configuration, Hydra's own part left out."""
-    found: set[str] = set()
-    for key in node:
-        if prefix or key != "hydra":
-            found.add(f"{prefix}{key}")
-            child = node._get_node(key)
-            if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
-                found |= _plain_keys(child, f"{prefix}{key}.")
-    return found
-
-
-def _fits(given: Any, expected: Any) -> bool:
-    if given is None or expected is None or (isinstance(expected, str) and isinstance(given, int | float)):
-        return True
-    if isinstance(expected, bool) or isinstance(given, bool):
-        return isinstance(given, bool) and isinstance(expected, bool)
-    if isinstance(expected, float):
-        return isinstance(given, int | float)
-    if isinstance(expected, DictConfig | ListConfig):
-        return type(given) is type(expected)
-    return isinstance(given, type(expected))
-
-
-def _kind(value: Any) -> str:
-    kinds = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        str: "text",
-        ListConfig: "a list",
-    }
-    return kinds.get(type(value), "a mapping")
-
-
-def _shown(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _nearest(word: str, known: Any) -> str:
+def nearest(word: str, known: Any) -> str:
+    """The end of a sentence on an unknown word: the known one that was meant, or all there are."""
     near = difflib.get_close_matches(word, [str(k) for k in known if not str(k).startswith("_")], n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else f"; known here: {', '.join(sorted(map(str, known)))}"
-
-
-def explain(error: BaseException) -> str | None:
-    """One sentence for an error of composition, or None if `error` is none."""
-    chain = list(causes(error))
-    for cause in chain:
-        if isinstance(cause, ConfigurationError):
-            return str(cause)
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        options = [option for option in error.options or [] if not option.startswith("_")]
-        return f"there is no {group.replace('/', '.') or 'configuration'}={option}{_nearest(option, options)}"
-    if isinstance(error, OverrideParseException):
-        key, _, value = str(error.override).partition("=")
-        reason = _first_line(error)
-        if value and not set(value) & set("[]{}'\""):  # a text, with characters that mean something to Hydra or nothing
-            reason = f"quote it for the shell and for Hydra: '{key}=\"{value}\"'"
-        return f"cannot read '{error.override}' as key=value: {reason}"
-    for cause in chain:
-        if missing := re.search(r"Missing mandatory value: (\S+)", str(cause)):
-            return f"{missing[1]} must be given: {missing[1]}=..."
-        if isinstance(cause, InterpolationResolutionError):
-            kind, _, reason = _first_line(cause).rpartition(" raised while resolving interpolation: ")
-            if kind == ConfigurationError.__name__:  # a sentence of ours
-                return reason
-            return f"{getattr(cause, 'full_key', None) or 'a value'}: {reason}"
-    if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", str(error)):
-        return f"{ambiguous[1]} are several values, one for each run of a sweep: add -m"
-    if plain := re.search(r"Could not override '(experiment|sweep)'", str(error)):
-        return f"{plain[1]}=NAME is added to a configuration that has none: +{plain[1]}=NAME"
-    unknown = re.search(r"Could not override '([^']+)'", str(error))
-    if isinstance(error, ConfigCompositionException) and unknown:
-        return _unknown_key(unknown[1], chain)
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return _first_line(error)
-    return None
-
-
-def _unknown_key(key: str, causes: Sequence[BaseException]) -> str:
-    full_key = next((str(found) for c in causes if (found := getattr(c, "full_key", None))), key)
-    GlobalHydra.instance().clear()  # nothing will run any more: the command has failed
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-        default = compose(CONFIG_NAME)
-    if full_key.startswith("hydra.launcher."):
-        return f"'{full_key}' belongs to another launcher: add hydra/launcher=joblib, where machine.jobs says how many"
-    parent, _, word = full_key.rpartition(".")
-    siblings = OmegaConf.select(default, parent) if parent else default
-    known = [str(name) for name in siblings] if isinstance(siblings, DictConfig) else []
-    if not known:
-        return f"unknown key '{full_key}'{_nearest(full_key, _plain_keys(default))}"
-    return f"unknown key '{full_key}'{_nearest(word, known)}"
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what led to it, as a traceback would show them."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]

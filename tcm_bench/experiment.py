@@ -90,6 +90,7 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
         run_dir: Where everything is written.
         loggers: Told of every epoch, and of data and network as soon as they are known.
     """
+    device = _device(cfg)
     torch.set_num_threads(cfg.machine.threads)
     torch.set_flush_denormal(True)  # sigmoids of far pairs make denormals, which are a hundred times slower
     logging.captureWarnings(True)
@@ -118,7 +119,7 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
         for known in HARMLESS:
             warnings.filterwarnings("ignore", message=known)
         trainer = _trainer(cfg, trusted, run_dir, loggers)
-        before = _before_training(parts, _device(cfg)) if is_first_process() else math.nan
+        before = _before_training(parts, device) if is_first_process() else math.nan
         checkpoint = run_dir / CHECKPOINT
         resumes = not cfg.force and _is_whole(checkpoint)  # if forced, another process may be about to delete it
         trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint if resumes else None)
@@ -191,7 +192,13 @@ def _device(cfg: DictConfig) -> str:
     wanted = cfg.machine.accelerator
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    return {"gpu": "cuda"}.get(wanted, wanted)
+    device = {"gpu": "cuda"}.get(wanted, wanted)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(
+            f"machine.accelerator={wanted}, and torch {torch.__version__} sees no GPU here: take "
+            "machine.accelerator=cpu, or a machine and a build of torch with CUDA"
+        )
+    return device
 
 
 def _with_number_of_classes(cfg: DictConfig, splits: Splits) -> DictConfig:

@@ -25,15 +25,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from tcm_bench import ledger, provenance
+from tcm_bench.checks import causes, check, check_devices, explain
 from tcm_bench.config import (
     CONFIG_NAME,
     PROJECT_ROOT,
     ConfigurationError,
-    causes,
-    check,
     check_targets,
     choices,
-    explain,
     plan,
 )
 from tcm_bench.processes import RUN_INTERRUPTED, end_interrupted, is_first_process, raise_on_ctrl_c
@@ -108,7 +106,8 @@ def job(cfg: DictConfig) -> ledger.Result:
             return failed
     with _one_sentence():  # here, because Hydra adds lines of its own to what passes through it
         try:
-            check(cfg, settings.overrides.task, GlobalHydra.instance().config_loader())
+            check(cfg, [*settings.overrides.task, *settings.overrides.hydra], GlobalHydra.instance().config_loader())
+            check_devices(cfg.machine)
             if not _finished(cfg):  # which imports torch: seconds that a finished run need not pay
                 check_targets(cfg)
         except ConfigurationError:

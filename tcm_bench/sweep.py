@@ -21,13 +21,14 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from tcm_bench import ledger
-from tcm_bench.config import ConfigurationError, absent_data, check, check_targets, choices, explain, plan
+from tcm_bench.checks import absent_data, check, explain, num_processes
+from tcm_bench.config import ConfigurationError, check_targets, choices, plan
 from tcm_bench.labels import Label, labels
 from tcm_bench.processes import raise_on_ctrl_c
 
@@ -125,7 +126,7 @@ def _compose_jobs(config: DictConfig) -> list[DictConfig]:
     for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None):
         for overrides in batch:
             job = loader.load_sweep_config(config, list(overrides))
-            check(job, list(overrides), loader)
+            check(job, [*overrides, *config.hydra.overrides.hydra], loader)
             jobs.append(job)
     return jobs
 
@@ -146,7 +147,7 @@ def _refuse_nonsense(jobs: list[DictConfig]) -> None:
     if (n_jobs := jobs[0].hydra.launcher.get("n_jobs", 1)) < 1:
         raise ConfigurationError(f"hydra.launcher.n_jobs={n_jobs} must be at least 1; without it, it is machine.jobs")
     for job in jobs:
-        count = _processes(job.machine)
+        count = num_processes(job.machine)
         if count > 1 and "submitit" not in job.hydra.launcher._target_:
             raise ConfigurationError(
                 f"machine.devices={job.machine.devices} are {count} processes for a run, which in a sweep needs a "
@@ -156,31 +157,6 @@ def _refuse_nonsense(jobs: list[DictConfig]) -> None:
     waiting = (job for job in jobs if job.force or ledger.state(Path(job.run_dir)) != "finished")
     if absent := dict.fromkeys(filter(None, map(absent_data, waiting))):
         raise ConfigurationError("; ".join(absent))
-
-
-def _processes(machine: DictConfig) -> int:
-    """How many processes Lightning would start for a run; see its `Trainer` for what `devices` may be.
-
-    Raises:
-        ConfigurationError: If `machine.devices` is none of that.
-    """
-    devices = machine.devices
-    text = ",".join(map(str, devices)) + "," if isinstance(devices, ListConfig) else str(devices).strip()
-    if text in ("auto", "-1"):
-        here = 1 if machine.accelerator in ("cpu", "mps") else _num_gpus()
-    elif "," in text:
-        here = sum(bool(word.strip()) for word in text.split(","))
-    elif text.isdecimal():
-        here = int(text)
-    else:
-        raise ConfigurationError(f"machine.devices must be a number, a list of numbers or auto, got {devices!r}")
-    return here * machine.num_nodes
-
-
-def _num_gpus() -> int:
-    import torch
-
-    return max(torch.cuda.device_count(), 1)
 
 
 class Display(threading.Thread):

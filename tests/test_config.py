@@ -9,13 +9,13 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from tcm_bench.checks import explain
 from tcm_bench.config import (
     FACTORS,
     PROJECT_ROOT,
     ConfigurationError,
     build,
     comparison_id,
-    explain,
     science,
 )
 from tcm_bench.provenance import source_sha256
@@ -188,7 +188,7 @@ def test_a_key_that_a_constructor_does_not_take_is_refused_with_the_nearest():
     ("overrides", "sentence"),
     [
         (["loss=smoth_ap"], "there is no loss=smoth_ap; did you mean 'smooth_ap'?"),
-        (["model/backbone=resnet5"], "there is no model.backbone=resnet5; did you mean 'resnet50'?"),
+        (["model/backbone=resnet5"], "there is no model/backbone=resnet5; did you mean 'resnet50'?"),
         (["+experiment=cub_resnet50_smooth_app"], "did you mean 'cub_resnet50_smooth_ap'?"),
     ],
 )

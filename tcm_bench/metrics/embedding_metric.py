@@ -3,7 +3,6 @@
 import tcm_bench.torchvision_schemas  # noqa: F401  isort: skip
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,8 +19,6 @@ class EmbeddingMetric(Metric, ABC):
     The table is sorted by index, so the result does not depend on the order or the rank in which
     rows came. Metrics of one ``MetricCollection`` share a single copy of it (compute groups).
 
-    Args:
-        **kwargs: Passed to :class:`torchmetrics.Metric`.
 
     Attributes:
         query: Which items of the dataset are queries, by index; None: all. To be set before anything is computed.
@@ -38,8 +35,8 @@ class EmbeddingMetric(Metric, ABC):
     query: Bool[Tensor, " dataset"] | None
     gallery: Bool[Tensor, " dataset"] | None
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self) -> None:
+        super().__init__()
         self.query = self.gallery = None
         for state in ("embeddings", "labels", "indices"):
             self.add_state(state, default=[], dist_reduce_fx="cat")

@@ -26,7 +26,6 @@ class Evaluation(EmbeddingMetric):
         eps: Share of the classes called worst.
         ranking: How they are chosen, ``mean`` or ``pointwise``.
         far_levels: False accept rates at which the true accept rate is wanted.
-        **kwargs: Passed to :class:`torchmetrics.Metric`.
 
     Attributes:
         settings: What decides OPIS, by name, as plain values; to be stored with every result.
@@ -44,9 +43,8 @@ class Evaluation(EmbeddingMetric):
         eps: float = 0.1,
         ranking: threshold.Ranking = "mean",
         far_levels: Sequence[float] = (),
-        **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__()
         self.settings: dict[str, Any] = {
             "axis": axis,
             "far_bounds": list(far_bounds),

@@ -7,11 +7,7 @@ from tcm_bench.metrics.embedding_metric import EmbeddingMetric
 
 
 class PrecisionAtR(EmbeddingMetric):
-    """What the R nearest items hold; see :func:`tcm_bench.functional.retrieval.precision_at_r`.
-
-    Args:
-        **kwargs: Passed to :class:`torchmetrics.Metric`.
-    """
+    """What the R nearest items hold; see :func:`tcm_bench.functional.retrieval.precision_at_r`."""
 
     higher_is_better = True
 

@@ -1,0 +1,277 @@
+"""What is refused before anything runs, and the one sentence in which every foreseen error is told."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+
+from tcm_bench.config import CONFIG_NAME, PLACES, PROJECT_ROOT, TRUSTED, ConfigurationError, build, nearest
+from tcm_bench.limits import LIMITS, faults
+from tcm_bench.provenance import cores
+
+READ_BY_NAME = ("data", "model", "optim", "machine")  # what nobody asks for there would be lost in silence
+
+SET_ELSEWHERE = {  # keys that Hydra or the trainer would take, and what is meant by whoever gives them
+    **dict.fromkeys(("run_id", "run_dir"), "follows from the configuration; machine.output_dir says where runs lie"),
+    **dict.fromkeys(
+        ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "trainer.default_root_dir"),
+        "is where this run's own folder lies; machine.output_dir=DIR moves all runs",
+    ),
+    **{f"trainer.{key}": f"is written machine.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy")},
+    "trainer.enable_progress_bar": "is written machine.progress",
+    "trainer.callbacks": "is a group: +callbacks.NAME={_target_: ...} adds one",
+    "trainer.logger": "is a group: logger=wandb, logger=none",
+    "trainer.use_distributed_sampler": "stays false: the loaders cut themselves by rank",
+    "trainer.num_sanity_val_steps": "stays 0: validation classes are measured after an epoch",
+}
+
+
+def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> None:
+    """Refuse what Hydra lets pass: an added key that nothing reads, a name that follows from the rest, a bad value.
+
+    Args:
+        cfg: The composed configuration.
+        overrides: The command line's overrides that led to it.
+        loader: Hydra's, to compose the same choices with default values.
+
+    Raises:
+        ConfigurationError: With one sentence that names the key.
+    """
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    for override in parsed:
+        options = loader.get_group_options(override.key_or_group.lstrip("/"))
+        if options and str(override.value()).startswith("_"):  # a part of others, not a choice
+            raise ConfigurationError(_no_option(override.key_or_group, str(override.value()), options))
+    choices = [
+        text
+        for text, override in zip(overrides, parsed, strict=True)
+        if loader.get_group_options(override.key_or_group.lstrip("/")) and not override.is_delete()
+    ]
+    default = loader.load_configuration(CONFIG_NAME, choices, run_mode=RunMode.RUN, from_shell=False)
+    for override in parsed:
+        if remedy := SET_ELSEWHERE.get(override.key_or_group):
+            raise ConfigurationError(f"{override.key_or_group} {remedy}")
+    for key in map(str, cfg):
+        if key not in default:
+            raise ConfigurationError(f"unknown key '{key}'{nearest(key, default)}")
+    own = OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key != "hydra"])
+    for key in sorted(OmegaConf.missing_keys(own)):
+        raise ConfigurationError(f"{key} must be given: {key}=...")
+    known = _plain_keys(default)
+    for override in parsed:
+        key = override.key_or_group
+        parent, _, word = key.rpartition(".")
+        if override.is_add() and parent in known and key not in known and key.partition(".")[0] in READ_BY_NAME:
+            siblings = OmegaConf.select(default, parent)
+            if isinstance(siblings, DictConfig) and "_target_" not in siblings:
+                raise ConfigurationError(f"unknown key '{key}'{nearest(word, siblings)}")
+        if override.is_delete():
+            if key in known and OmegaConf.select(cfg, key) is None and _is_needed(key, default):
+                raise ConfigurationError(f"{key} cannot be taken away: nothing runs without it")
+            continue
+        if key not in known or key == "machine.devices":  # which may be a number, a list or a word
+            continue
+        expected = OmegaConf.select(default, key, throw_on_missing=False)
+        given = OmegaConf.select(cfg, key, throw_on_missing=False)
+        if not _fits(given, expected):
+            raise ConfigurationError(
+                f"{key} must be {_kind(expected)}, got {given!r}; its default is {key}={_shown(expected)}"
+            )
+    for sentence in faults(_limited(cfg)):
+        raise ConfigurationError(sentence)
+
+
+def check_devices(machine: DictConfig) -> None:
+    """Refuse more processes on this machine's cores than there are, unless that is what is wanted.
+
+    Raises:
+        ConfigurationError: With the word that asks for it nevertheless.
+    """
+    count = num_processes(machine) // machine.num_nodes
+    if count <= cores() or machine.oversubscribe or (machine.accelerator != "cpu" and _num_gpus() >= count):
+        return
+    raise ConfigurationError(
+        f"machine.devices={machine.devices} are {count} processes on {cores()} cores, which would wait for each other; "
+        "machine.oversubscribe=true starts them nevertheless"
+    )
+
+
+def num_processes(machine: DictConfig) -> int:
+    """How many processes Lightning would start for a run; see its `Trainer` for what `devices` may be.
+
+    Raises:
+        ConfigurationError: If `machine.devices` is none of that.
+    """
+    devices = machine.devices
+    text = ",".join(map(str, devices)) + "," if isinstance(devices, ListConfig) else str(devices).strip()
+    if text in ("auto", "-1"):
+        here = 1 if machine.accelerator in ("cpu", "mps") else _num_gpus()
+    elif "," in text:
+        here = sum(bool(word.strip()) for word in text.split(","))
+    elif text.isdecimal() and int(text):
+        here = int(text)
+    else:
+        raise ConfigurationError(
+            f"machine.devices must be a number of at least 1, a list of numbers or auto, got {devices!r}"
+        )
+    return here * machine.num_nodes
+
+
+def _num_gpus() -> int:
+    import torch
+
+    return max(torch.cuda.device_count(), 1)
+
+
+def absent_data(cfg: DictConfig) -> str | None:
+    """The reader's sentence if nothing at all lies where a run's data should be; None if something does.
+
+    Cheap: data that are there are not read.
+    """
+    given = (OmegaConf.select(cfg, place) for place in PLACES if place.startswith("data."))
+    places = [Path(place) for place in given if place is not None]
+    if all(any(place.iterdir()) if place.is_dir() else place.exists() for place in places):
+        return None
+    try:
+        build(cfg.data.splits, list(cfg.trusted_packages))
+    except (ValueError, OSError, OmegaConfBaseException) as error:
+        return explain(error) or str(error)
+    return None
+
+
+def _is_needed(key: str, default: DictConfig) -> bool:
+    """Whether code asks for a key by its name; a constructor's arguments have defaults, and of watchers any can go."""
+    parent = key.rpartition(".")[0]
+    return not parent or ("_target_" not in OmegaConf.select(default, parent) and parent not in ("callbacks", "logger"))
+
+
+def _limited(cfg: DictConfig) -> dict[str, Any]:
+    """Values by the dotted keys of `LIMITS`; not those of a constructor from elsewhere, which may mean other things."""
+    found = {}
+    for key in LIMITS:
+        parent, _, word = key.rpartition(".")
+        node = OmegaConf.select(cfg, parent) if parent else cfg
+        if not isinstance(node, DictConfig) or word not in node or OmegaConf.is_missing(node, word):
+            continue
+        if str(node.get("_target_", "tcm_bench.")).startswith(tuple(f"{package}." for package in TRUSTED)):
+            value = node[word]
+            found[key] = list(value) if isinstance(value, ListConfig) else value
+    return found
+
+
+def _plain_keys(node: Any, prefix: str = "") -> set[str]:
+    """Dotted names of everything in a configuration, Hydra's own part left out."""
+    found: set[str] = set()
+    for key in node:
+        if prefix or key != "hydra":
+            found.add(f"{prefix}{key}")
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
+                found |= _plain_keys(child, f"{prefix}{key}.")
+    return found
+
+
+def _fits(given: Any, expected: Any) -> bool:
+    if given is None or expected is None or (isinstance(expected, str) and isinstance(given, int | float)):
+        return True
+    if isinstance(expected, bool) or isinstance(given, bool):
+        return isinstance(given, bool) and isinstance(expected, bool)
+    if isinstance(expected, float):
+        return isinstance(given, int | float)
+    if isinstance(expected, DictConfig | ListConfig):
+        return type(given) is type(expected)
+    return isinstance(given, type(expected))
+
+
+def _kind(value: Any) -> str:
+    kinds = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        ListConfig: "a list",
+    }
+    return kinds.get(type(value), "a mapping")
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def explain(error: BaseException) -> str | None:
+    """One sentence for an error of composition, or None if `error` is none."""
+    chain = list(causes(error))
+    for cause in chain:
+        if isinstance(cause, ConfigurationError):
+            return str(cause)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return _no_option(group or "configuration", option, error.options or [])
+    if isinstance(error, OverrideParseException):
+        key, _, value = str(error.override).partition("=")
+        reason = _first_line(error)
+        if value and not set(value) & set("[]{}'\""):  # a text, with characters that mean something to Hydra or nothing
+            reason = f"quote it for the shell and for Hydra: '{key}=\"{value}\"'"
+        return f"cannot read '{error.override}' as key=value: {reason}"
+    for cause in chain:
+        if gone := re.search(r"Interpolation key '([^']+)' not found", str(cause)):
+            return f"{gone[1]} cannot be taken away: nothing runs without it"
+        if missing := re.search(r"Missing mandatory value: (\S+)", str(cause)):
+            return f"{missing[1]} must be given: {missing[1]}=..."
+        if isinstance(cause, InterpolationResolutionError):
+            kind, _, reason = _first_line(cause).rpartition(" raised while resolving interpolation: ")
+            if kind == ConfigurationError.__name__:  # a sentence of ours
+                return reason
+            return f"{getattr(cause, 'full_key', None) or 'a value'}: {reason}"
+    if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", str(error)):
+        return f"{ambiguous[1]} are several values, one for each run of a sweep: add -m"
+    if plain := re.search(r"Could not override '(experiment|sweep)'", str(error)):
+        return f"{plain[1]}=NAME is added to a configuration that has none: +{plain[1]}=NAME"
+    unknown = re.search(r"Could not override '([^']+)'", str(error))
+    if isinstance(error, ConfigCompositionException) and unknown:
+        return _unknown_key(unknown[1], chain)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _first_line(error)
+    return None
+
+
+def _no_option(group: str, option: str, options: Sequence[str]) -> str:
+    public = [name for name in options if not name.startswith("_")]
+    return f"there is no {group}={option}{nearest(option, public)}"
+
+
+def _unknown_key(key: str, causes: Sequence[BaseException]) -> str:
+    full_key = next((str(found) for c in causes if (found := getattr(c, "full_key", None))), key)
+    GlobalHydra.instance().clear()  # nothing will run any more: the command has failed
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        default = compose(CONFIG_NAME)
+    if full_key.startswith("hydra.launcher."):
+        return f"'{full_key}' belongs to another launcher: add hydra/launcher=joblib, where machine.jobs says how many"
+    if full_key in default:
+        return f"{full_key} cannot be taken away: nothing runs without it"
+    parent, _, word = full_key.rpartition(".")
+    siblings = OmegaConf.select(default, parent) if parent else default
+    known = [str(name) for name in siblings] if isinstance(siblings, DictConfig) else []
+    if not known:
+        return f"unknown key '{full_key}'{nearest(full_key, _plain_keys(default))}"
+    return f"unknown key '{full_key}'{nearest(word, known)}"
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what led to it, as a traceback would show them."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
