@@ -106,8 +106,10 @@ def job(cfg: DictConfig) -> ledger.Result:
             return failed
     with _one_sentence():  # here, because Hydra adds lines of its own to what passes through it
         try:
-            check(cfg, [*settings.overrides.task, *settings.overrides.hydra], GlobalHydra.instance().config_loader())
-            check_devices(cfg.machine)
+            if is_first_process():  # the others' commands are Lightning's
+                words = [*settings.overrides.task, *settings.overrides.hydra]
+                check(cfg, words, GlobalHydra.instance().config_loader())
+                check_devices(cfg.machine)
             if not _finished(cfg):  # which imports torch: seconds that a finished run need not pay
                 check_targets(cfg)
         except ConfigurationError:

@@ -65,5 +65,5 @@ def _same_everywhere(masked: Mapping[str, Any], real: Mapping[str, Any]) -> dict
     return {
         key: _same_everywhere(value, real[key]) if isinstance(value, Mapping) else value
         for key, value in masked.items()
-        if isinstance(value, Mapping) or value == real[key]
+        if isinstance(value, Mapping) or value == real.get(key, value)  # `_source_` stands in the first alone
     }

@@ -57,7 +57,7 @@ TCM_BENCH = str(Path(sys.executable).with_name("tcm-bench"))
 )
 def test_ctrl_c_while_importing_is_one_line_and_status_130(stopped_at, tmp_path, module, words, line):
     (tmp_path / "sweeps").mkdir()
-    (tmp_path / "sweeps" / "x.json").write_text('{"runs": []}')
+    (tmp_path / "sweeps" / "x.json").write_text('{"name": "x", "runs": []}')
     ran = stopped_at(module, *(word.format(out=tmp_path) for word in words))
     assert (ran.returncode, ran.stderr) == (130, f"\n{line}\n")
 

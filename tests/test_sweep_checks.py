@@ -8,8 +8,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from vectors import command
 
+from tcm_bench.checks import num_processes
 from tcm_bench.config import PROJECT_ROOT, ConfigurationError, check_targets
-from tcm_bench.sweep import _processes, _refuse_nonsense
+from tcm_bench.sweep import _refuse_nonsense
 
 
 def composed(*overrides: str, **options: bool):
@@ -38,14 +39,14 @@ def composed(*overrides: str, **options: bool):
 def test_processes_of_a_run_are_counted_as_lightning_starts_them(devices, accelerator, gpus, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     machine = OmegaConf.create({"devices": devices, "accelerator": accelerator, "num_nodes": 1})
-    assert _processes(machine) == expected
-    assert _processes(OmegaConf.merge(machine, {"num_nodes": 2})) == 2 * expected
+    assert num_processes(machine) == expected
+    assert num_processes(OmegaConf.merge(machine, {"num_nodes": 2})) == 2 * expected
 
 
 def test_devices_that_are_neither_number_nor_list_are_refused_with_the_key():
     machine = OmegaConf.create({"devices": "two", "accelerator": "cpu", "num_nodes": 1})
     with pytest.raises(ConfigurationError, match=r"machine\.devices must be a number.*got 'two'"):
-        _processes(machine)
+        num_processes(machine)
 
 
 def test_several_processes_for_any_job_of_a_local_sweep_are_refused(monkeypatch):
