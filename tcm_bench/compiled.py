@@ -9,6 +9,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from tcm_bench import halves
+
 CELLS = 4096
 
 BYTES_TO_BITS = np.uint64(0x0102040810204080)
@@ -24,6 +26,15 @@ def _trailing_zeros(_, bits):  # type: ignore[no-untyped-def]
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
     return types.int64(types.uint64), generated
+
+
+@njit(nogil=True, cache=True)
+def column_bits(items):  # type: ignore[no-untyped-def]
+    """Lower bits of a stored pair of so many items: they hold its column, the others its row in the strip."""
+    bits = np.uint64(0)
+    while items >> bits:
+        bits += np.uint64(1)
+    return bits
 
 
 Edges = tuple[Array, np.float32, Array]
@@ -62,7 +73,7 @@ def place(value, edges):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def scan_strip(  # type: ignore[no-untyped-def]
-    rows,  # float32 (items, dim), sorted by class
+    factors,  # the rows, sorted by class, as `tcm_bench.halves.multiply` takes them
     half,  # float32 (items,): half the square of their norms
     labels,  # later, classes, roles of `tcm_bench.functional.kernels.Rows`
     top,
@@ -81,32 +92,35 @@ def scan_strip(  # type: ignore[no-untyped-def]
     Returns:
         The column where buffers were too full to go on; the number of rows at the end.
     """
-    all_product, stored, _, doubtful, filled, _, _, _, _ = buffers
-    bottom = min(top + tile[0], len(rows))
-    for item in range(len(rows)):
+    room, stored, _, doubtful, filled, _, _, _, _ = buffers
+    items = len(half)
+    bottom = min(top + tile[0], items)
+    for item in range(items):
         if ahead[item] >= enough:
             near[item] = np.inf
-    while left < len(rows):
-        right = min(left + tile[1], len(rows))
+    strip = halves.strip(factors, top, bottom)
+    while left < items:
+        right = min(left + tile[1], items)
         area = (bottom - top) * (right - left)
         # A tile puts each pair aside once and doubts it twice at most.
         if len(stored) - filled[0] < area or len(doubtful) - filled[1] < 2 * area:
             break
-        product = all_product[:area].reshape(bottom - top, right - left)
-        np.dot(rows[top:bottom], rows[left:right].T, product)
-        _scan_tile(product, half, labels, top, left, edges, near, nearer, enough, histogram, ahead, buffers)
+        product = halves.multiply(strip, factors, left, right, room)
+        corners = top, bottom, left, right
+        _scan_tile(product, corners, half, labels, edges, near, nearer, enough, histogram, ahead, buffers)
         left = right
     return left
 
 
 @njit(nogil=True, cache=True)
 def _scan_tile(  # type: ignore[no-untyped-def]
-    tile, half, labels, top, left, edges, near, nearer, enough, histogram, ahead, buffers
+    tile, corners, half, labels, edges, near, nearer, enough, histogram, ahead, buffers
 ):
     """Count every pair of two classes in a tile, each once: its column lies in a later class than its row."""
     later, class_of, roles = labels
     _, stored, values, doubtful, filled, asked, picked, all_floors, counts = buffers
-    rows, columns = tile.shape
+    top, bottom, left, right = corners
+    rows, columns, shift = bottom - top, right - left, column_bits(len(half))
     for role in range(4):
         for column in range(columns):
             there = roles[left + column]
@@ -131,8 +145,7 @@ def _scan_tile(  # type: ignore[no-untyped-def]
             other, value = np.uint64(left) + column, line[column]
             found = place(value, edges)
             zone, inside = np.uint64(found >> 1), found & 1
-            stored[np.uint64(end), 0] = item
-            stored[np.uint64(end), 1] = other
+            stored[np.uint64(end)] = np.uint64(row) << shift | other
             values[np.uint64(end)] = value
             end += inside
             own[zone] += 1 - inside
@@ -233,7 +246,8 @@ def settle(  # type: ignore[no-untyped-def]
     rows,  # float32 (items, dim)
     half,  # float64 (items,)
     class_of,
-    stored,
+    top,  # the strip that the pairs are of
+    stored,  # int32 (entries,): see `column_bits`
     values,
     edges,  # of the zones of single precision around the known thresholds, as `cells` returns them
     passed,  # thresholds below a pair above so many of these zones
@@ -243,9 +257,11 @@ def settle(  # type: ignore[no-untyped-def]
     left_over,  # int32 (entries + 1, 2): pairs that only the exact cosine can tell
 ):
     """Count stored pairs by the thresholds below their cosine; return the number that is left over."""
-    doubtful = 0
+    doubtful, shift = 0, column_bits(len(half))
+    columns = (np.uint64(1) << shift) - np.uint64(1)
     for entry in range(len(stored)):
-        first, second = np.uint64(stored[entry, 0]), np.uint64(stored[entry, 1])
+        pair = np.uint64(stored[entry])
+        first, second = np.uint64(top) + (pair >> shift), pair & columns
         found = place(values[entry], edges)
         bucket, inside = np.uint64(passed[np.uint64(found >> 1)]), found & 1
         histogram[np.uint64(class_of[first]), bucket] += 1 - inside

@@ -100,6 +100,34 @@ def product_error(dim: int, precision: float) -> float:
     return 1.01 * (dim + 4) * precision
 
 
+def single_error(dim: int, largest: float) -> float:
+    """Bound on how far a closeness in float32 lies from that of the rows, of which none is longer than ``largest``.
+
+    It is a product less half of both squares; of these halves and their subtraction come four and a half roundings.
+    """
+    return largest**2 * product_error(dim + 5, 2.0**-24)
+
+
+def halves_error(dim: int, largest: float, low: float, rest: float) -> float:
+    """The same of a product by bfloat16 halves; see :mod:`tcm_bench.halves`.
+
+    With ``x = high + low + rest`` the product leaves out low x low and what has a rest in it. All terms are exact, and
+    their magnitudes sum to at most that of ``(high + low)^2``. A term goes through the sum of 16 in its instruction,
+    the sum of even and odd, and one sum an instruction: three for 32 dimensions. A result too small for a normal
+    number counts as 0, which moves a sum by less than 1e-34, far less than :func:`cosine_error` leaves room for.
+    Seven more roundings are those of the rows and of :func:`single_error`.
+
+    Args:
+        dim: Terms of a product.
+        largest: The largest norm of a row.
+        low: That of the low half of one.
+        rest: That of what the halves leave of one.
+    """
+    roundings = 16 + 1 + 3 * -(-dim // 32) + 7
+    summed = (largest + 2 * low + rest) ** 2
+    return 1.01 * (roundings * 2.0**-24 * summed + low**2 + (2 * largest + rest) * rest)
+
+
 def cosine_error(dim: int) -> float:
     """Bound on how far a cosine as defined here lies from that of the rows before they were rounded.
 

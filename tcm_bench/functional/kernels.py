@@ -5,12 +5,15 @@ Both answer the same questions and both are exact about what they leave open, so
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from tcm_bench import halves
+from tcm_bench.functional.cosine import halves_error, single_error
 
 PAIRS_AT_ONCE = 2**16
 PAIRS_ASIDE = 2**20
@@ -25,6 +28,7 @@ class Rows(NamedTuple):
 
     Attributes:
         single: What is left of the unit rows in float32.
+        factors: The same as a kernel multiplies it.
         half: float64, half the square of its norm.
         classes: int32, class of each row as a dense index.
         later: int32, for each row the first row of a later class.
@@ -33,6 +37,7 @@ class Rows(NamedTuple):
     """
 
     single: Float[Tensor, "items dim"]
+    factors: Tensor
     half: Float[Tensor, " items"]
     classes: Int[Tensor, " items"]
     later: Int[Tensor, " items"]
@@ -82,17 +87,29 @@ class Questions(NamedTuple):
 
 
 class Aside(NamedTuple):
-    """Pairs that a tile's single precision does not decide.
+    """Pairs of a strip that single precision does not decide.
 
     Attributes:
-        stored: int32 rows of pairs inside a zone.
+        top: The strip's first row.
+        stored: int32, pairs inside a zone: the row in the strip and, in the lower :func:`column_bits`, the column.
         values: float32, their closeness.
         doubtful: int32, a query and the item that may come before its nearest positive.
     """
 
-    stored: Int[Tensor, "stored 2"]
+    top: int
+    stored: Int[Tensor, " stored"]
     values: Float[Tensor, " stored"]
     doubtful: Int[Tensor, "doubtful 2"]
+
+    def pairs(self, items: int, entries: Tensor | slice = slice(None)) -> Int[Tensor, "entries 2"]:
+        """Both rows of stored pairs of a set of so many items."""
+        stored, bits = self.stored[entries], column_bits(items)
+        return torch.stack([self.top + (stored >> bits), stored & (1 << bits) - 1], dim=1)
+
+
+def column_bits(items: int) -> int:
+    """Bits that a column takes."""
+    return items.bit_length()
 
 
 class Scale(NamedTuple):
@@ -114,7 +131,7 @@ class Buffers(NamedTuple):
 
     Attributes:
         product: float32, room for one tile.
-        stored: int32 ``(capacity, 2)``: pairs inside a zone.
+        stored: int32 ``(capacity,)``: pairs inside a zone, as in `Aside`.
         values: float32 ``(capacity,)``: their closeness.
         doubtful: int32 ``(capacity, 2)``: query and item that a tile does not decide.
         filled: int64 ``(2,)``: entries of ``stored`` and of ``doubtful`` in use.
@@ -139,16 +156,31 @@ class CompiledKernel:
     """Loops over a tile in cache; one object a thread.
 
     Attributes:
+        tile: Rows and columns that are multiplied at once unless others are asked for.
+        grain: Columns begin at multiples of it.
         histogram: int64 ``(classes, zones + 1)``: pairs of each class by the zones below them; those below
             all zones are not counted.
         ahead: int64 ``(items,)``: items certainly before each query's nearest positive, up to ``enough``.
     """
 
+    tile: ClassVar = (512, 512)
+    grain: ClassVar = 1
+
+    @staticmethod
+    def factors(single: Tensor, largest: float) -> tuple[Tensor, float]:
+        """The rows as they are multiplied, and how far the closeness of two may then be off.
+
+        Args:
+            single: float32 ``(items, dim)``.
+            largest: The largest norm of a row.
+        """
+        return single, single_error(single.shape[1], largest)
+
     def __init__(self, rows: Rows, questions: Questions, tile: tuple[int, int]) -> None:
         from tcm_bench import compiled as loops  # compiled on first use
 
-        self._loops, self._tile = loops, tile
-        self._rows = rows.single.numpy(), rows.half.float().numpy()
+        self._loops, self._tile = loops, (tile[0], _upwards(tile[1], self.grain))
+        self._rows = rows.factors.numpy(), rows.half.float().numpy()
         self._labels = rows.later.numpy(), rows.classes.numpy(), rows.roles.numpy()
         edges = loops.cells(questions.edges.numpy())
         near, nearer = questions.near.clone().numpy(), questions.nearer.numpy()
@@ -176,6 +208,7 @@ class CompiledKernel:
             rows.single.numpy(),
             rows.half.numpy(),
             rows.classes.numpy(),
+            aside.top,
             aside.stored.numpy(),
             aside.values.numpy(),
             loops.cells(single.edges.numpy()),
@@ -197,29 +230,25 @@ class CompiledKernel:
         return above, torch.from_numpy(entries[:inside])
 
     def scan(self, top: int) -> Iterator[Aside]:
-        """Count the pairs of a strip of rows with those to the right; yields what is aside when buffers are full."""
-        left = int(self._labels[0][top])
-        while True:
+        """Count the pairs of a strip of rows with those to the right; yields what it puts aside, in parts."""
+        items = len(self._labels[0])
+        left = int(self._labels[0][top]) // self.grain * self.grain
+        while left < items:
             strip = *self._rows, self._labels, top, left, self._tile
             left = self._loops.scan_strip(*strip, *self._asked, tuple(self._buffers))
-            if left >= len(self._labels[0]):
-                return
-            yield self.aside()
-
-    def aside(self) -> Aside:
-        """What was put aside since the last time."""
-        stored, doubtful = self._buffers.filled.tolist()
-        found = self._buffers.stored[:stored], self._buffers.values[:stored], self._buffers.doubtful[:doubtful]
-        self._buffers = self._empty()
-        return Aside(*map(torch.from_numpy, found))
+            stored, doubtful = self._buffers.filled.tolist()
+            found = self._buffers.stored[:stored], self._buffers.values[:stored], self._buffers.doubtful[:doubtful]
+            if stored or doubtful:
+                self._buffers = self._empty()
+            yield Aside(top, *map(torch.from_numpy, found))
 
     def _empty(self) -> Buffers:
-        height, width = self._tile
+        height, width = _upwards(self._tile[0], self.grain), self._tile[1]
         area, row = height * width, (width + 63) // 64 * 64
         capacity = max(2 * area, PAIRS_ASIDE)
         return Buffers(
             product=np.empty(area, dtype=np.float32),
-            stored=np.empty((capacity, 2), dtype=np.int32),
+            stored=np.empty(capacity, dtype=np.int32),
             values=np.empty(capacity, dtype=np.float32),
             doubtful=np.empty((capacity, 2), dtype=np.int32),
             filled=np.zeros(2, dtype=np.int64),
@@ -230,8 +259,26 @@ class CompiledKernel:
         )
 
 
+class HalvesKernel(CompiledKernel):
+    """The same with products of bfloat16 halves, for processors that have an instruction for them."""
+
+    tile: ClassVar = (512, 256)
+    grain: ClassVar = halves.GRAIN
+    blocks: ClassVar = np.uint32  # multiplied by the instruction; np.int32: by loops that say what it does
+
+    @classmethod
+    def factors(cls, single: Tensor, largest: float) -> tuple[Tensor, float]:
+        """See :meth:`CompiledKernel.factors`."""
+        blocks = halves.empty_blocks(*single.shape)
+        low, rest = halves.pack(single.numpy(), blocks)
+        return torch.from_numpy(blocks.view(cls.blocks)), halves_error(single.shape[1], largest, low, rest)
+
+
 class TensorKernel:
     """The same by operations on whole tensors, for a GPU; see :class:`CompiledKernel`."""
+
+    tile: ClassVar = (8192, 8192)
+    factors = staticmethod(CompiledKernel.factors)
 
     def __init__(self, rows: Rows, questions: Questions, tile: tuple[int, int]) -> None:
         self._rows, self._questions, self._tile = rows, questions, tile
@@ -255,14 +302,15 @@ class TensorKernel:
         place = torch.bucketize(aside.values, single.edges, right=True)
         bucket = single.passed[place >> 1]
         doubtful = (place & 1).nonzero()[:, 0]
-        place = torch.bucketize(rows.closeness(aside.stored[doubtful]), double.edges, right=True)
+        pairs = aside.pairs(len(rows.single))
+        place = torch.bucketize(rows.closeness(pairs[doubtful]), double.edges, right=True)
         bucket[doubtful] = double.passed[place >> 1]
         left_over = doubtful[(place & 1).bool()]
         decided = torch.ones_like(bucket, dtype=torch.bool)
         decided[left_over] = False
-        for end in aside.stored[decided].unbind(1):
+        for end in pairs[decided].unbind(1):
             count(histogram, rows.classes[end.long()], bucket[decided])
-        return aside.stored[left_over]
+        return pairs[left_over]
 
     @staticmethod
     def between(values: Tensor, low: Tensor, high: Tensor) -> tuple[int, Tensor]:
@@ -284,7 +332,8 @@ class TensorKernel:
         tile = _tile(self._rows, rows, columns)
         tile.masked_fill_(self._numbers[columns] < self._rows.later[rows, None], -torch.inf)
         forward, backward = self._rows.meet(rows, columns), self._rows.meet(columns, rows)
-        stored, values = self._count(tile.masked_fill(~(forward | backward.T), -torch.inf), rows, columns)
+        inside, values = self._count(tile.masked_fill(~(forward | backward.T), -torch.inf), rows, columns)
+        stored = inside[0] << column_bits(len(self._numbers)) | left + inside[1]
         doubtful = []
         for query, other, both_ways, met in ((rows, columns, tile, forward), (columns, rows, tile.T, backward)):
             asked = (self.ahead[query] < enough)[:, None]
@@ -293,26 +342,27 @@ class TensorKernel:
             doubt = asked & (closeness >= near[query, None]) & ~certain
             self.ahead[query] += certain.sum(dim=1) * asked[:, 0]
             doubtful.append(self._pairs(doubt, query, other))
-        return Aside(stored, values, torch.cat(doubtful))
+        return Aside(top, stored.int(), values, torch.cat(doubtful))
 
-    def aside(self) -> None:
-        """Nothing is kept back."""
-
-    def _count(self, tile: Tensor, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
-        """Add to the histogram; return the pairs inside a zone."""
+    def _count(self, tile: Tensor, rows: slice, columns: slice) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Add to the histogram; return the entries inside a zone and their closeness."""
         if not len(self._questions.edges):
-            return self._pairs(torch.zeros_like(tile, dtype=torch.bool), rows, columns), tile.new_empty(0)
+            return torch.zeros_like(tile, dtype=torch.bool).nonzero(as_tuple=True), tile.new_empty(0)
         place = torch.bucketize(tile, self._questions.edges, right=True, out_int32=True)
         inside = (place & 1).bool()
         first, second = ((place > 0) & ~inside).nonzero(as_tuple=True)
         zones = place[first, second].long() >> 1
         for ends, numbers in ((rows, first), (columns, second)):
             count(self.histogram, self._rows.classes[ends][numbers], zones)
-        return self._pairs(inside, rows, columns), tile[inside]
+        return inside.nonzero(as_tuple=True), tile[inside]
 
     def _pairs(self, chosen: Tensor, rows: slice, columns: slice) -> Tensor:
         first, second = chosen.nonzero(as_tuple=True)
         return torch.stack([self._numbers[rows][first], self._numbers[columns][second]], dim=1)
+
+
+def _upwards(number: int, grain: int) -> int:
+    return -(-number // grain) * grain
 
 
 def _tile(rows: Rows, first: slice, second: slice) -> Float[Tensor, "first second"]:

@@ -27,18 +27,29 @@ from scipy.linalg import cython_blas  # noqa: F401  numba multiplies by it; load
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from tcm_bench.functional.cosine import Cosines, cosine_error, exact_products, product_error
-from tcm_bench.functional.kernels import Aside, CompiledKernel, Questions, Rows, Scale, TensorKernel, count
+from tcm_bench import halves
+from tcm_bench.functional.cosine import Cosines, cosine_error, exact_products
+from tcm_bench.functional.kernels import (
+    Aside,
+    CompiledKernel,
+    HalvesKernel,
+    Questions,
+    Rows,
+    Scale,
+    TensorKernel,
+    column_bits,
+    count,
+)
 from tcm_bench.functional.pairs import row_norms
 
 Axis = Literal["distance", "similarity"]
 
-STORED_PER_ITEM, LARGEST_STORE = 1000, 2**27  # pairs put aside, of 12 bytes each
+STORED_PER_ITEM, LARGEST_STORE = 1500, 3 * 2**26  # pairs put aside, of 8 bytes each
 SMALL_CLASS = 32  # items
 BLOCK = 2**12  # rows
 STRIP = 2**22  # entries of a block of exact cosines
 LARGEST_KEPT = 2**25  # exact cosines inside classes that are kept from one use to the next
-SAMPLE_SHARE, SMALLEST_SAMPLE, SAMPLE_BINS = 0.03, 2**24, 2**18
+SAMPLE_SHARE, SMALLEST_SAMPLE, SAMPLE_BINS = 0.03, 2**24, 2**20
 STEPS = 2**9
 LARGEST_INT64 = 2**63 - 1
 CERTAINTY = 4.0  # standard deviations of the sample's quantiles
@@ -168,7 +179,8 @@ class PairScan:
             gallery.
         tile: Rows and columns that are multiplied at once; changes time and memory, never a result.
         group: Processes that hold the same set and share the work; each gets the whole answer.
-        kernel: What reads a tile; by default compiled loops on a CPU, tensor operations elsewhere.
+        kernel: What multiplies and reads a tile; by default compiled loops on a CPU, with products of bfloat16 halves
+            if it has an instruction for them, and tensor operations elsewhere.
 
     Attributes:
         classes: The distinct labels in increasing order, int64.
@@ -191,10 +203,10 @@ class PairScan:
         kernel: type[CompiledKernel] | type[TensorKernel] | None = None,
     ) -> None:
         row_norms(embeddings, torch.float64)  # names the caller's row
-        on_cpu = embeddings.device.type == "cpu"
         self.axis, self.group = axis, group
-        self.kernel = kernel or (CompiledKernel if on_cpu else TensorKernel)
-        self.tile = tile or ((512, 512) if on_cpu else (8192, 8192))
+        self.kernel = kernel or _kernel_for(embeddings.device)
+        height, width = tile or self.kernel.tile
+        self.tile = min(height, 2 ** (31 - column_bits(len(labels)))), width  # a place in a strip takes 31 bits
         self.classes, dense, self.sizes = labels.long().unique(return_inverse=True, return_counts=True)
         self.order = dense.argsort(stable=True)  # the caller's row of each row here
         self.cosines = Cosines(embeddings[self.order])
@@ -204,15 +216,16 @@ class PairScan:
         everyone = torch.ones_like(dense, dtype=torch.bool)
         is_query, is_searched = (everyone if role is None else role[self.order] for role in (query, gallery))
         roles = is_query.to(torch.int8) + 2 * is_searched.to(torch.int8)
-        self.rows = Rows(single, half, dense.int(), ends[dense].int(), roles)
         self.starts = ends - self.sizes
+        square, self.dim = 2 * float(half.max()) if len(half) else 2.0, single.shape[1]
+        factors, error = self.kernel.factors(single, square**0.5)
+        self.rows = Rows(single, factors, half, dense.int(), ends[dense].int(), roles)
+        if group:  # zones must be the same to the bit, also where processors differ
+            largest = half.new_tensor([square, error])
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
+            square, error = largest.tolist()
         # How far a closeness in single, or in double precision of rows in single, lies from that of the exact cosine.
-        # Of the two halves and their subtraction come four and a half roundings.
-        largest = half.max() if len(half) else half.new_ones(())
-        if group:
-            dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)  # zones must be the same, to the bit
-        square, self.dim = 2 * float(largest), single.shape[1]
-        self.margin = square * product_error(self.dim + 5, 2.0**-24) + cosine_error(self.dim)
+        self.margin = error + cosine_error(self.dim)
         self.fine_margin = square * 2.0**-22 + cosine_error(self.dim)
         self.span = min(2.0, 2 * square + self.margin)  # closeness lies above its negative, up to rounding
         self.num_items = len(labels)
@@ -320,9 +333,7 @@ class PairScan:
             histogram = torch.zeros(len(self.sizes), places, dtype=torch.int64, device=device)
             kept: list[Aside] = []
 
-            def settle(aside: Aside | None) -> None:
-                if aside is None:
-                    return
+            def settle(aside: Aside) -> None:
                 if len(aside.doubtful):
                     queries = self._confirmed(aside.doubtful, best, nearest)
                     kernel.ahead.index_add_(0, queries, torch.ones_like(queries))
@@ -340,7 +351,6 @@ class PairScan:
                         settle(aside)
                     if stop.is_set():
                         break
-                settle(kernel.aside())
             except BaseException:
                 stop.set()
                 raise
@@ -508,7 +518,8 @@ class PairScan:
         nearly the same weight.
         """
         order = torch.randperm(self.num_items, generator=torch.Generator().manual_seed(0)).to(self.order.device)
-        shuffled = Rows(*(column[order] for column in self.rows))
+        columns = ("single", "half", "classes", "roles")
+        shuffled = self.rows._replace(**{name: getattr(self.rows, name)[order] for name in columns})
         starts = range(0, self.num_items, self.tile[0])
         share = max(SAMPLE_SHARE, SMALLEST_SAMPLE / (self.num_positive + self.num_negative))
         offsets = range(1, min(len(starts) // 2, int(share * len(starts) / 2) + 1) + 1) or (0,)
@@ -560,7 +571,7 @@ class PairScan:
             found = []
             for aside in parts:
                 above, entries = self.kernel.between(aside.values, low, high)
-                found.append((above, (aside.stored if pairs else aside.values)[entries]))
+                found.append((above, aside.pairs(self.num_items, entries) if pairs else aside.values[entries]))
             return found
 
         found = [part for thread in self._in_threads(work, threading.Event()) for part in thread]
@@ -631,6 +642,12 @@ class PairScan:
         result = torch.empty_like(values)
         result[self.order] = values
         return result
+
+
+def _kernel_for(device: torch.device) -> type[CompiledKernel] | type[TensorKernel]:
+    if device.type != "cpu":
+        return TensorKernel
+    return HalvesKernel if halves.available() else CompiledKernel
 
 
 def _less_the_common(rows: Float[Tensor, "items dim"]) -> tuple[Float[Tensor, "items dim"], Float[Tensor, " items"]]:

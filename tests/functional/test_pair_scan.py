@@ -5,17 +5,17 @@ import time
 import pytest
 import torch
 from brute_force import KINDS, Answers, BruteForce, drawn
+from every_kernel import KERNELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tcm_bench.functional import kernels, pair_scan
 from tcm_bench.functional.cosine import Cosines
-from tcm_bench.functional.kernels import Aside, CompiledKernel, TensorKernel
+from tcm_bench.functional.kernels import Aside, CompiledKernel, column_bits
 from tcm_bench.functional.pair_scan import PairScan, TooMany, zones
 
 AXES = ["distance", "similarity"]
-KERNELS = [CompiledKernel, TensorKernel]
 
 
 def grid(costs, steps=13):
@@ -225,6 +225,11 @@ def test_a_rank_outside_its_predicted_zone_is_searched_again(monkeypatch, scans)
     assert len(scans) == 3
 
 
+def put_aside(pairs, values):
+    """Pairs of a set of 30 in one strip."""
+    return Aside(0, pairs[:, 0] << column_bits(30) | pairs[:, 1], values, pairs[:0])
+
+
 def test_a_pair_of_a_rank_is_found_whatever_rounding_did_within_the_margin():
     x, y = drawn("collapsed", 30, 3, 4)
     scan = PairScan(x + 1e-3 * drawn("random", 30, 3, 4)[0], y)
@@ -234,7 +239,7 @@ def test_a_pair_of_a_rank_is_found_whatever_rounding_did_within_the_margin():
     for _ in range(5):
         signs = torch.randint(0, 2, (len(pairs),), generator=generator) * 2 - 1
         values = (exact - 1 + 0.9 * scan.margin * signs).float()  # which moves them, too
-        kept = [Aside(pairs[part], values[part], pairs[:0]) for part in (slice(0, 100), slice(100, None))]
+        kept = [put_aside(pairs[part], values[part]) for part in (slice(0, 100), slice(100, None))]
         for rank in (1, 2, 40, 41, 200, 400, len(pairs)):
             assert (
                 scan._ranked(kept, torch.tensor([-2.0, 2.0]), values, rank)
@@ -250,7 +255,7 @@ def test_pairs_of_another_zone_take_no_rank(rank):
     pairs = torch.triu_indices(30, 30, 1, dtype=torch.int32).T.contiguous()
     exact, order = scan.cosines.pairs(*pairs.long().unbind(1)).sort(descending=True)
     closeness = (exact - 1).float()
-    kept = [Aside(pairs[order], closeness, pairs[:0])]
+    kept = [put_aside(pairs[order], closeness)]
     assert scan._ranked(kept, closeness[[249, 150]], closeness[150:250], rank) == exact[150 + rank - 1]
 
 
