@@ -28,12 +28,9 @@ def available() -> bool:
     """Whether this processor has tiles of bfloat16 and the system lets this process use them."""
     import torch
 
-    # A name given to numba may be that of a processor without them.
-    return (
-        bool(torch.cpu.get_capabilities().get("amx_bf16"))
-        and not getattr(config, "CPU_NAME", None)
-        and torch.cpu._init_amx()
-    )
+    if getattr(config, "CPU_NAME", None):  # numba compiles for that processor, which may be one without them
+        return False
+    return bool(torch.cpu.get_capabilities().get("amx_bf16")) and torch.cpu._init_amx()
 
 
 def empty_blocks(items: int, dim: int) -> Array:

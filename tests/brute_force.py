@@ -7,7 +7,23 @@ import torch
 
 from tcm_bench.functional.cosine import Cosines
 
-KINDS = ("random", "clustered", "ties", "duplicates", "identical", "one-hot", "collapsed", "half", "bfloat16", "tail")
+KINDS = (
+    *("random", "clustered", "between", "falling", "ties", "duplicates", "identical"),
+    *("one-hot", "collapsed", "half", "bfloat16", "tail"),
+)
+    "random",
+    "clustered",
+    "ties",
+    "duplicates",
+    "identical",
+    "one-hot",
+    "collapsed",
+    "half",
+    "bfloat16",
+    "tail",
+    "between",
+    "falling",
+)
 
 
 def drawn(kind, items, dim, classes, seed=0):
@@ -32,6 +48,9 @@ def drawn(kind, items, dim, classes, seed=0):
         x = x.half()
     if kind == "bfloat16":
         x = x.bfloat16()
+    if kind in ("between", "falling"):  # of the flat spectrum of "clustered" and that of trained networks
+        x = 0.7 * x + torch.randn(classes, dim, generator=generator)[y]
+        x = x * torch.arange(1, dim + 1) ** (-0.25 if kind == "between" else -0.5)
     if kind == "tail":
         y = (torch.rand(items, generator=generator) ** 4 * classes).long()
     return x, y

@@ -65,7 +65,8 @@ class Rows(NamedTuple):
 def count(histogram: Int[Tensor, "classes places"], classes: Tensor, places: Tensor) -> None:
     """Add one to the histogram at each class and place."""
     cell = classes.long() * histogram.shape[1] + places
-    histogram += cell.bincount(minlength=histogram.numel()).view_as(histogram)
+    # Not by a histogram of its own: for a few pairs that would cost more than all the rest.
+    histogram.view(-1).index_add_(0, cell, torch.ones_like(cell))
 
 
 class Questions(NamedTuple):
@@ -174,6 +175,8 @@ class CompiledKernel:
             single: float32 ``(items, dim)``.
             largest: The largest norm of a row.
         """
+        from scipy.linalg import cython_blas  # noqa: F401  numba multiplies by it: loaded before its threads are limited
+
         return single, single_error(single.shape[1], largest)
 
     def __init__(self, rows: Rows, questions: Questions, tile: tuple[int, int]) -> None:
@@ -262,7 +265,6 @@ class CompiledKernel:
 class HalvesKernel(CompiledKernel):
     """The same with products of bfloat16 halves, for processors that have an instruction for them."""
 
-    tile: ClassVar = (512, 256)
     grain: ClassVar = halves.GRAIN
     blocks: ClassVar = np.uint32  # multiplied by the instruction; np.int32: by loops that say what it does
 

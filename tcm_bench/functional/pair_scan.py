@@ -23,7 +23,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Bool, Float, Int
-from scipy.linalg import cython_blas  # noqa: F401  numba multiplies by it; loaded here, where its threads are limited
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 

@@ -20,7 +20,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import t as student
 from torch import Tensor
 
 from tcm_bench.functional.evaluation import Evaluation
@@ -53,6 +52,8 @@ def paired_difference(
         >>> paired_difference([0.5, 0.75], [0.25, 0.5])
         (-0.25, -0.25, -0.25)
     """
+    from scipy.special import stdtrit  # nothing else here needs it, and loading takes its time
+
     if len(base) != len(tcm):
         raise ValueError(f"base has {len(base)} seeds and tcm {len(tcm)}, they must be the same seeds")
     _check_confidence(confidence)
@@ -62,7 +63,7 @@ def paired_difference(
     if seeds < 2:
         return mean, float("nan"), float("nan")
     standard_error = float(difference.std(ddof=1)) / seeds**0.5
-    half_width = float(student.ppf((1 + confidence) / 2, seeds - 1)) * standard_error
+    half_width = float(stdtrit(seeds - 1, (1 + confidence) / 2)) * standard_error
     return mean, mean - half_width, mean + half_width
 
 
@@ -266,19 +267,18 @@ class _Spread:
 
     def _gap(self, weights: Tensor) -> Tensor:
         """Mean of the worst less that of the rest, at each threshold."""
-        by_class = weights.T.contiguous()
         if len(self._orders) == 1:
             (order,) = self._orders
-            worst = self._among_worst(by_class[order]).T @ self._curves[order]
+            worst = self._among_worst(weights[:, order]) @ self._curves[order]
         else:
             steps = zip(self._orders, self._curves.unbind(1), strict=True)
-            worst = torch.stack([curve[order] @ self._among_worst(by_class[order]) for order, curve in steps], dim=1)
+            worst = torch.stack([self._among_worst(weights[:, order]) @ curve[order] for order, curve in steps], dim=1)
         every = weights @ self._curves
         return worst / self._worst - (every - worst) / (self.classes - self._worst)
 
     def _among_worst(self, weights: Tensor) -> Tensor:
         """How many of each class's copies are among the worst, of classes by increasing utility."""
-        before = weights.cumsum(dim=0) - weights
+        before = weights.cumsum(dim=1) - weights
         return before.neg_().add_(self._worst).clamp_(min=0).minimum(weights)
 
     def _range_mean(self, curves: Tensor) -> Tensor:

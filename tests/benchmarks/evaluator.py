@@ -1,21 +1,28 @@
-"""What exact evaluation costs beside the searches it replaces: one process, one run, medians of interleaved rounds.
+"""What exact evaluation costs beside the searches it replaces: medians of interleaved rounds.
 
-    python tests/benchmarks/evaluator.py                    # 20,000 x 512
-    python tests/benchmarks/evaluator.py --size sop         # 60,502 x 512, 11,316 classes
+    python tests/benchmarks/evaluator.py                    # whole commands on both spectra, 60,868 x 512
     python tests/benchmarks/evaluator.py --size inat        # 136,093 x 512, 2,452 classes
-    python tests/benchmarks/evaluator.py --device cuda      # absolute times are worth writing down there
+    python tests/benchmarks/evaluator.py --parts            # what it consists of, in one process
+    python tests/benchmarks/evaluator.py --parts --device cuda   # absolute times are worth writing down there
 
-(a) the bare upper triangle, tile by tile; (b) the bare full product; (c) faiss, top 2 of every row; (d)
+By default two whole processes are compared, start-up included: `tcm-bench evaluate FILE --json`, bootstrap and all, and
+one that loads the same file and has faiss search the two nearest of every row. Processor time is that of
+all threads: where others use the machine, too, its ratio says more than that of the time on the clock. Embeddings are
+clusters with a spectrum that falls as that of trained networks does, and with a flat one: all cosines of different
+classes then lie close together, the hardest case for the evaluator.
+
+`--parts`: (a) the bare upper triangle, tile by tile; (b) the bare full product; (c) faiss, top 2 of every row; (d)
 pytorch-metric-learning, R@1; (e) a straightforward OPIS in torch, without its calibration range; (f) `evaluate`: R@k,
 range, curves of every class, OPIS, 10%-OPIS. Peak memory is that of a process of its own beside the embeddings.
-
-Embeddings are clusters whose spectrum falls as that of trained networks does (`--spectrum 0` makes it flat: all cosines
-of different classes then lie close together, the hardest case for the evaluator).
 """
 
 import argparse
 import multiprocessing
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,15 +33,21 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-SIZES = {"small": (20_000, 4_000), "sop": (60_502, 11_316), "inat": (136_093, 2_452)}
+SIZES = {"small": (20_000, 4_000), "sop": (60_868, 11_316), "inat": (136_093, 2_452)}
+SPECTRA = {"falling": 1.0, "flat": 0.0}
 KS = (1, 2, 4, 8)
 
 
 def clusters(items: int, classes: int, spectrum: float, dim: int = 512) -> tuple[Tensor, Tensor]:
-    """Unit rows around the centers of their classes; the k-th direction has variance ``k ** -spectrum``."""
+    """Unit rows around the centers of their classes; the k-th direction has variance ``k ** -spectrum``.
+
+    Classes have 2 items to 12, or to twice the mean.
+    """
     generator = torch.Generator().manual_seed(0)
     scale = torch.arange(1, dim + 1) ** (-spectrum / 2)
-    labels = torch.arange(items) % classes
+    more = torch.arange(classes).repeat(max(12, 2 * items // classes) - 2)
+    more = more[torch.randperm(len(more), generator=generator)[: items - 2 * classes]]
+    labels = torch.cat([torch.arange(classes).repeat(2), more])
     centers, noise = torch.randn(classes, dim, generator=generator), torch.randn(items, dim, generator=generator)
     return torch.nn.functional.normalize((centers[labels] + 0.7 * noise) * scale), labels
 
@@ -148,17 +161,71 @@ def status_kib(field: str) -> int:
     return int(line.split()[1])
 
 
+FAISS = """
+import sys, faiss, numpy
+faiss.omp_set_num_threads(int(sys.argv[2]))
+x = numpy.load(sys.argv[1])["embeddings"]
+index = faiss.IndexFlatIP(x.shape[1])
+index.add(x)
+index.search(x, 2)
+"""
+
+
+def process(command: list[str], threads: int) -> tuple[float, float, float]:
+    """Wall time in s, processor time in s and peak memory in GiB of a whole process."""
+    start = time.perf_counter()
+    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+    _, status, usage = os.wait4(started.pid, 0)
+    started.returncode = os.waitstatus_to_exitcode(status)
+    if started.returncode:
+        raise SystemExit(f"{command[0]} ended with status {started.returncode}")
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20
+
+
+def whole_commands(size: str, threads: int, rounds: int) -> None:
+    """Print what the command takes beside a search by faiss, a spectrum after the other."""
+    for name, spectrum in SPECTRA.items():
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "embeddings.npz"
+            x, labels = clusters(*SIZES[size], spectrum)
+            np.savez(file, embeddings=x.numpy(), labels=labels.numpy())
+            print(f"{name} spectrum, {len(x):,} x {x.shape[1]}, {SIZES[size][1]:,} classes, {threads} threads")
+            del x, labels
+            commands = {
+                "faiss, top 2": [sys.executable, "-c", FAISS, str(file), str(threads)],
+                "tcm-bench evaluate": [
+                    *(str(Path(sys.executable).with_name("tcm-bench")), "evaluate", str(file)),
+                    *("--json", "--threads", str(threads)),
+                ],
+            }
+            for command in commands.values():
+                process(command, threads)  # compiles, and has the file in memory
+            found = [{case: process(command, threads) for case, command in commands.items()} for _ in range(rounds)]
+        for case in commands:
+            wall, processor, peak = (statistics.median(times[case][part] for times in found) for part in range(3))
+            ratios = (
+                statistics.median(times[case][part] / times["faiss, top 2"][part] for times in found)
+                for part in range(2)
+            )
+            print(f"{case:20} {wall:7.2f} s ({next(ratios):.2f} x)", end="  ")
+            print(f"{processor:7.2f} s of processors ({next(ratios):.2f} x)  {peak:.2f} GiB", flush=True)
+
+
 def main() -> None:
     """Print one line a case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--size", choices=SIZES, default="sop")
+    parser.add_argument("--parts", action="store_true", help="what it consists of, in this process")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--spectrum", type=float, default=1.0)
+    parser.add_argument("--spectrum", type=float, default=1.0, help="of the parts; 0 is flat")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--cases", default="abcdef", help="letters of the cases to run")
     parser.add_argument("--memory", action="store_true", help="also measure peak memory (CPU)")
     arguments = parser.parse_args()
+    if not arguments.parts:
+        whole_commands(arguments.size, arguments.threads, arguments.rounds)
+        return
     torch.set_num_threads(arguments.threads)
     chosen = [case for case in CASES if case[1] in arguments.cases]
     x, labels = (part.to(arguments.device) for part in clusters(*SIZES[arguments.size], arguments.spectrum))

@@ -5,12 +5,12 @@ import time
 import pytest
 import torch
 from brute_force import KINDS, Answers, BruteForce, drawn
-from every_kernel import KERNELS
+from every_kernel import KERNELS, LoopsKernel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tcm_bench.functional import kernels, pair_scan
+from tcm_bench.functional import pair_scan
 from tcm_bench.functional.cosine import Cosines
 from tcm_bench.functional.kernels import Aside, CompiledKernel, column_bits
 from tcm_bench.functional.pair_scan import PairScan, TooMany, zones
@@ -313,6 +313,34 @@ def test_a_range_that_begins_at_zero_does_so_whether_denormals_are_flushed_or_no
     assert values == ([0.0, 2**0.5] if axis == "distance" else [-1.0, 0.0])
 
 
+class Asked(Exception):
+    """What a pass would have been asked."""
+
+
+@pytest.mark.parametrize("kernel", [CompiledKernel, LoopsKernel])
+def test_one_pass_is_enough_for_a_large_set_with_a_flat_spectrum(kernel, monkeypatch):
+    """The size of a benchmark, where all cosines lie close together; the pass itself would take too long here."""
+
+    def told(self, asked, enough=0):
+        raise Asked(len(asked.of))
+
+    monkeypatch.setattr(PairScan, "_scan", told)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60_868) % 11_316
+    centers = torch.randn(11_316, 512, generator=generator)
+    scan = PairScan(centers[labels] + 0.7 * torch.randn(60_868, 512, generator=generator), labels, kernel=kernel)
+    with pytest.raises(Asked, match="103"):  # the ranks and all thresholds at once
+        scan.calibrated(ranks_of(scan.num_negative)[:2], lambda costs: grid(costs, 101))
+
+
+def test_strips_are_so_low_that_a_stored_pair_takes_31_bits(monkeypatch):
+    x, y = drawn("random", 100, 4, 6)
+    monkeypatch.setattr(pair_scan, "column_bits", lambda items: 28)
+    scan = PairScan(x, y)
+    assert scan.tile[0] == 8
+    assert same(answers(scan), brute_answers(x, y))
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_with_little_room_the_range_is_found_first_and_counts_come_second(kernel, monkeypatch, scans):
     x, y = drawn("random", 200, 16, 5)
@@ -440,9 +468,10 @@ def test_no_tensor_grows_with_the_pairs(kernel, monkeypatch):
 # -- sets at the edge -----------------------------------------------------------------------------------------------
 
 
-def test_smallest_sets():
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_smallest_sets(kernel):
     x = torch.eye(2)
-    one, two = PairScan(x, torch.tensor([4, 4])), PairScan(x, torch.tensor([4, -4]))
+    one, two = (PairScan(x, torch.tensor(labels), kernel=kernel) for labels in ([4, 4], [4, -4]))
     assert (one.num_positive, one.num_negative, one.ahead(3).tolist()) == (1, 0, [0, 0])
     assert (two.num_positive, two.num_negative, two.ahead(3).tolist()) == (0, 1, [3, 3])
     assert two.calibrated([1, 1], grid, 3)[0].tolist() == [2**0.5] * 2
@@ -465,17 +494,22 @@ def test_the_caller_keeps_the_rows_as_they_were():
     assert y.equal(copies[1])
 
 
-@pytest.mark.parametrize("kind", ["random", "clustered", "collapsed", "identical"])
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kind", ["random", "clustered", "falling", "collapsed", "identical"])
 @pytest.mark.parametrize("dim", [2, 1000])
 @pytest.mark.parametrize("around", [0.0, 1.0, 1e3, 1e7])
-def test_closeness_is_within_the_bound_of_the_margin(kind, dim, around):
+def test_closeness_is_within_the_bound_of_the_margin(kind, dim, around, kernel):
     """What makes the counts exact: neither precision is further from the exact cosine than its margin."""
     x, y = drawn(kind, 60, dim, 5)
-    scan = PairScan(x + around, y)
+    scan = PairScan(x + around, y, kernel=kernel)
     exact = Cosines((x + around)[scan.order]).tile(slice(0, 60), slice(0, 60)) - 1
     rows = scan.rows
-    tile = kernels._tile(rows, slice(0, 60), slice(0, 60))
-    assert (tile.double() - exact).abs().max() <= scan.margin
+    everywhere = zones(torch.tensor([-2.1]).double(), torch.tensor([0.1]).double(), 0.0)
+    kept = scan._scan(everywhere).kept
+    assert sum(len(aside.stored) for aside in kept) == scan.num_negative
+    for aside in kept:
+        first, second = aside.pairs(60).long().unbind(1)
+        assert (aside.values.double() - exact[first, second]).abs().max() <= scan.margin
     assert (exact >= -scan.span).all()
     pairs = torch.triu_indices(60, 60, 1, dtype=torch.int32).T.contiguous()
     closeness = rows.closeness(pairs)
