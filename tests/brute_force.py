@@ -11,19 +11,6 @@ KINDS = (
     *("random", "clustered", "between", "falling", "ties", "duplicates", "identical"),
     *("one-hot", "collapsed", "half", "bfloat16", "tail"),
 )
-    "random",
-    "clustered",
-    "ties",
-    "duplicates",
-    "identical",
-    "one-hot",
-    "collapsed",
-    "half",
-    "bfloat16",
-    "tail",
-    "between",
-    "falling",
-)
 
 
 def drawn(kind, items, dim, classes, seed=0):
