@@ -16,6 +16,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.errors import (
     InstantiationException,
 )
@@ -177,6 +179,23 @@ def content_sha256(path: str | None, prepared: str | None = None, *, _parent_: D
         raise ConfigurationError(f"{fault}; {remedy}") from error
 
 
+def config_groups() -> str:
+    """Resolver `${config_groups:}`: every group and its choices, a line each, for the help; no parts of others."""
+    loader = GlobalHydra.instance().config_loader()
+
+    def lines(group: str) -> Iterator[str]:
+        for inner in loader.get_group_options(group, ObjectType.GROUP):
+            path = f"{group}/{inner}".lstrip("/")
+            if path == "hydra":
+                continue
+            if options := [name for name in loader.get_group_options(path) if not name.startswith("_")]:
+                yield f"{path}: {', '.join(options)}"
+            yield from lines(path)
+
+    return "\n".join(lines(""))
+
+
+OmegaConf.register_new_resolver("config_groups", config_groups, replace=True)
 OmegaConf.register_new_resolver("run_id", run_id, replace=True)
 OmegaConf.register_new_resolver("content_sha256", content_sha256, replace=True)
 OmegaConf.register_new_resolver("cores", cores, replace=True)

@@ -1,5 +1,6 @@
 """The configuration: everything composes, names are stable, nonsense is refused with one sentence."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -271,6 +272,16 @@ def test_showing_the_configuration_runs_nothing(tmp_path):
     status, stderr = train("--cfg", "job", f"machine.output_dir={tmp_path / 'out'}")
     assert (status, stderr) == (0, "")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_help_offers_every_choice_and_no_part_of_one():
+    ran = subprocess.run([sys.executable, "train.py", "--help"], capture_output=True, text=True, cwd=PROJECT_ROOT)
+    assert ran.returncode == 0, ran.stderr
+    groups = ran.stdout.partition("Groups to choose from")[2].partition("Values")[0]
+    offered = {
+        (group, name) for group, names in re.findall(r"^(\S+): (.+)$", groups, re.M) for name in names.split(", ")
+    }
+    assert offered == set(options())
 
 
 def test_factors_are_groups():

@@ -387,11 +387,15 @@ def test_a_zone_inside_another_does_not_end_it():
 
 
 def test_threads_share_the_work(monkeypatch):
-    workers = set()
+    workers, two = set(), threading.Event()
     scan = CompiledKernel.scan
 
     def noted(self, top):
         workers.add(threading.get_ident())
+        if len(workers) > 1:
+            two.set()
+        if torch.get_num_threads() > 1 or threading.current_thread() is not threading.main_thread():
+            two.wait(60)  # on a busy machine the first thread could be through with everything before another starts
         return scan(self, top)
 
     monkeypatch.setattr(CompiledKernel, "scan", noted)
