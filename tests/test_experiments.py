@@ -31,6 +31,7 @@ SMALL = [  # one step of a small batch; the recipe stays as it is
     "machine.accelerator=cpu",
     "machine.threads=1",
     "machine.progress=false",
+    "~callbacks.checkpoint",  # a gigabyte of a ViT's, which nobody goes on from
 ]
 
 
