@@ -51,24 +51,24 @@ def pack(rows, blocks):  # type: ignore[no-untyped-def]
     Returns:
         The largest norm of the low half of a row, and of what the halves leave of it.
     """
-    low, rest = 0.0, 0.0
-    halves = np.empty((2, rows.shape[1]), dtype=np.float32)
-    bits = halves.view(np.uint32)
+    low, rest, dim = 0.0, 0.0, rows.shape[1]
+    halves = np.zeros((2, 32 * blocks.shape[1]), dtype=np.float32)
+    bits, pairs = halves.view(np.uint32), halves.view(np.uint64)
     for item in range(len(rows)):
         row = rows[item]
-        halves[0] = row
+        halves[0, :dim] = row
         bits[0] = _rounded(bits[0])
-        halves[1] = row - halves[0]
+        halves[1, :dim] = row - halves[0, :dim]
         bits[1] = _rounded(bits[1])
         square, left = 0.0, 0.0
-        for k in range(len(row)):
+        for k in range(dim):
             square += np.float64(halves[1, k]) ** 2
             left += np.float64(row[k] - halves[0, k] - halves[1, k]) ** 2
-            for half in range(2):
-                # The even dimension of a pair takes the lower 16 bits.
-                word = bits[half, k] if k & 1 else bits[half, k] >> np.uint32(16)
-                blocks[item >> 4, k >> 5, half, k >> 1 & 15, item & 15] |= word
         low, rest = max(low, square), max(rest, left)
+        for half in range(2):
+            for pair in range(pairs.shape[1]):  # the even dimension takes the lower 16 bits of a word
+                both, at = pairs[half, pair], np.uint64(pair)
+                blocks[item >> 4, at >> 4, half, at & 15, item & 15] = (both >> 16 & 0xFFFF) | (both >> 32 & HIGH)
     return low**0.5, rest**0.5
 
 

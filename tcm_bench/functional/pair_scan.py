@@ -1,15 +1,18 @@
 """One pass over all pairs of a set: exact counts for little more than one single-precision product.
 
-The upper triangle of the cosine matrix is multiplied in float32, tile by tile, and each tile is read once, while
-it is in cache. What is common to all rows is taken off before, so that rows which lie close together (an untrained
-or a collapsed network) are told apart as well as others: the axis is that of closeness, the cosine less 1. A float32
-closeness decides a question (is this pair accepted? does this item come before the query's nearest positive?) only
-where its error bound leaves no doubt. The few pairs in doubt are decided by a float64 product, and the very few still
-in doubt by the exact cosine of :mod:`tcm_bench.functional.cosine`. So every count is that of the exact cosines: it
-depends on no tile size, number of threads or ranks, device or order of rows.
+The upper triangle of the cosine matrix is multiplied in float32, tile by tile, and each tile is read once, while it
+is in cache. A processor with tiles of bfloat16 multiplies halves of the float32 numbers, in less than half the time and
+with an error bound of its own (:mod:`tcm_bench.halves`). What is common to all rows is taken off before, so that rows
+which lie close together (an untrained or a collapsed network) are told apart as well as others: the axis is that of
+closeness, the cosine less 1. Such a closeness decides a question (is this pair accepted? does this item come before
+the query's nearest positive?) only where its error bound leaves no doubt. The few pairs in doubt are decided by a
+float64 product, and the very few still in doubt by the exact cosine of :mod:`tcm_bench.functional.cosine`. So every
+count is that of the exact cosines: it depends on no tile size, number of threads or ranks, processor, device or order
+of rows.
 
 Thresholds that are themselves found in the pass (the calibration range) are predicted from a sample. Pairs that
-lie where a threshold may fall are put aside and counted once it is known. A prediction that turns out wrong costs
+lie where a threshold may fall are put aside and counted once it is known: the more pairs lie close together, the more
+of them, so that a set with a flat spectrum needs the most room. A prediction that turns out wrong costs
 another pass, never a digit.
 """
 
