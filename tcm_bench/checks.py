@@ -31,6 +31,8 @@ SET_ELSEWHERE = {  # keys that Hydra or the trainer would take, and what is mean
     "trainer.callbacks": "is a group: +callbacks.NAME={_target_: ...} adds one",
     "trainer.logger": "is a group: logger=wandb, logger=none",
     "trainer.use_distributed_sampler": "stays false: the loaders cut themselves by rank",
+    "trainer.limit_test_batches": "would measure a part of the test set: a score is of all of it",
+    "trainer.fast_dev_run": "would measure a part of the test set: +trainer.max_steps=1 takes a step and measures all",
     "trainer.num_sanity_val_steps": "stays 0: validation classes are measured after an epoch",
 }
 

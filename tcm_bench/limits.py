@@ -93,6 +93,8 @@ LIMITS: Mapping[str, Limit] = {
     "trainer.max_steps": Limit(
         "a whole number of at least 1, or -1 for no limit", lambda n: _is_whole(n) and (n == -1 or n > 0)
     ),
+    "trainer.accumulate_grad_batches": whole(1),
+    "trainer.limit_train_batches": above(0),
     "trainer.check_val_every_n_epoch": whole(1),
     "trainer.gradient_clip_val": or_null(above(0)),
     "trainer.precision": one_of(*PRECISIONS),

@@ -83,6 +83,10 @@ CONFIGURATION = [  # refused by the configuration alone: status 2
     ("+trainer.default_root_dir=x", "trainer.default_root_dir", "machine.output_dir"),
     ("+trainer.enable_progress_bar=false", "machine.progress"),
     ("+trainer.use_distributed_sampler=true", "trainer.use_distributed_sampler"),
+    ("+trainer.limit_test_batches=1", "trainer.limit_test_batches", "part of the test set"),
+    ("+trainer.fast_dev_run=true", "trainer.fast_dev_run", "+trainer.max_steps=1"),
+    ("+trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches must be a whole number of at least 1"),
+    ("+trainer.limit_train_batches=0", "trainer.limit_train_batches must be a number above 0"),
     ("+trainer.num_sanity_val_steps=2", "trainer.num_sanity_val_steps"),
     # what nothing runs without
     ("~tcm", "tcm cannot be taken away"),
