@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,14 @@ def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> No
         ConfigurationError: With one sentence that names the key.
     """
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
-    for override in parsed:
-        options = loader.get_group_options(override.key_or_group.lstrip("/"))
-        if options and str(override.value()).startswith("_"):  # a part of others, not a choice
-            raise ConfigurationError(_no_option(override.key_or_group, str(override.value()), options))
-    choices = [
-        text
-        for text, override in zip(overrides, parsed, strict=True)
-        if loader.get_group_options(override.key_or_group.lstrip("/")) and not override.is_delete()
-    ]
-    default = loader.load_configuration(CONFIG_NAME, choices, run_mode=RunMode.RUN, from_shell=False)
+    choices = []
+    for text, override in zip(overrides, parsed, strict=True):
+        if options := loader.get_group_options(override.key_or_group.lstrip("/")):
+            if str(override.value()).startswith("_"):  # a part of others, not a choice
+                raise ConfigurationError(_no_option(override.key_or_group, str(override.value()), options))
+            if not override.is_delete():
+                choices.append(text)
+    default = _default(loader, tuple(choices))
     for override in parsed:
         if remedy := SET_ELSEWHERE.get(override.key_or_group):
             raise ConfigurationError(f"{override.key_or_group} {remedy}")
@@ -90,6 +89,12 @@ def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> No
             )
     for sentence in faults(_limited(cfg)):
         raise ConfigurationError(sentence)
+
+
+@cache  # the jobs of a sweep differ in seeds and values more than in choices
+def _default(loader: ConfigLoader, choices: tuple[str, ...]) -> DictConfig:
+    """The configuration of these choices, every value as it stands in its file; not to be changed."""
+    return loader.load_configuration(CONFIG_NAME, list(choices), run_mode=RunMode.RUN, from_shell=False)
 
 
 def check_devices(machine: DictConfig) -> None:

@@ -18,9 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
-from hydra.errors import (
-    InstantiationException,
-)
+from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -107,7 +105,8 @@ def comparison_id(cfg: DictConfig) -> str:
 
 def plan(cfg: DictConfig, chosen: dict[str, str | int]) -> Run:
     """What is known of a run before it starts; `chosen` are its `choices`."""
-    return Run(run_id=cfg.run_id, comparison_id=comparison_id(cfg), choices=chosen, science=science(cfg))
+    found = science(cfg)
+    return Run(run_id=science_hash(found), comparison_id=comparison_id(cfg), choices=chosen, science=found)
 
 
 def choices(hydra: Any, seed: int) -> dict[str, str | int]:

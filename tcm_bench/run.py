@@ -206,7 +206,7 @@ def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> le
 
     try:
         raise_on_ctrl_c()  # from here on there is a row to leave
-        loggers += start_loggers(cfg, chosen)
+        loggers += start_loggers(cfg, planned)
         measured = fit_and_test(cfg, run_dir, loggers)
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
         row("interrupted", Measured(reason="stopped by Ctrl-C or a signal"))

@@ -62,7 +62,7 @@ class SweepCallback(Callback):
         runs = [plan(job, choices(job.hydra, job.seed)) for job in jobs]
         name = config.sweep_name or own_name(runs)
         ledger.write_sweep(output_dir, name, runs)
-        run_dirs = [Path(job.run_dir) for job in jobs]
+        run_dirs = [output_dir / "runs" / run.run_id for run in runs]
         if not config.force and all(ledger.state(run_dir) == "finished" for run_dir in run_dirs):
             console.print(f"all {len(runs)} runs are finished already; force=true runs them again")
             sys.exit(conclude(name, output_dir, runs))

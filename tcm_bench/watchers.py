@@ -12,34 +12,35 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from tcm_bench import provenance
-from tcm_bench.config import build, comparison_id, science
-from tcm_bench.ledger import Result
+from tcm_bench.config import build
+from tcm_bench.labels import FACTORS, is_base
+from tcm_bench.ledger import Result, Run
 
 OUTCOME = {"status", "reason", "selection", "counts", "threshold", "started", "wall_s", "peak_mem_gib", "threads"}
 EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 255}  # W&B's own for Ctrl-C
 
 
-def start_loggers(cfg: DictConfig, choices: Mapping[str, str | int]) -> list[Logger]:
+def start_loggers(cfg: DictConfig, run: Run) -> list[Logger]:
     """The loggers of a configuration, each of which knows what run it watches.
 
     Args:
         cfg: A composed configuration.
-        choices: What was chosen for each factor, and the seed.
+        run: What it describes.
     """
-    job_type = "tcm" if cfg.tcm.positive_weight or cfg.tcm.negative_weight else "base"
-    group = "_".join(str(choices[name]) for name in ("data", "backbone", "loss"))
-    tags = [*(str(choices[name]) for name in ("data", "backbone", "loss", "tcm")), f"seed={choices['seed']}"]
+    job_type = "base" if is_base(run) else "tcm"
+    names = [str(run.choices[name]) for name in FACTORS]
+    tags = [*names, str(run.choices["tcm"]), f"seed={run.choices['seed']}"]
     loggers = [
-        build(node, list(cfg.trusted_packages), group=group, job_type=job_type, tags=[*node.tags, *tags])
+        build(node, list(cfg.trusted_packages), group="_".join(names), job_type=job_type, tags=[*node.tags, *tags])
         for node in cfg.logger.values()
     ]
     describe(
         loggers,
-        **choices,
-        run_id=cfg.run_id,
-        comparison_id=comparison_id(cfg),
+        **run.choices,
+        run_id=run.run_id,
+        comparison_id=run.comparison_id,
         sweep_name=cfg.sweep_name,
-        science=_same_everywhere(science(cfg), cast(Any, OmegaConf.to_container(cfg, resolve=True))),
+        science=_same_everywhere(run.science, cast(Any, OmegaConf.to_container(cfg, resolve=True))),
         versions=provenance.versions(),
         git=provenance.git_state(),
     )

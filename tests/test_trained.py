@@ -9,35 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import sentence, tcm_bench
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 from vectors import SMALL, head, write_vectors
 
 from tcm_bench import ledger
-from tcm_bench.cli.app import app
 from tcm_bench.config import PROJECT_ROOT, choices
 from tcm_bench.data.vectors import vector_set, vector_splits
 from tcm_bench.models.file_weights import FileWeights
 from tcm_bench.run import execute
 
 TINY = ["data.loader.classes_per_batch=4", "data.loader.images_per_class=2", "model.head.embedding_dim=8"]
-
-
-def tcm_bench(*words):
-    done = CliRunner().invoke(app, [str(word) for word in words])
-    if done.exception and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done
-
-
-def sentence(*words):
-    done = tcm_bench(*words)
-    assert done.exit_code == 1, done.output
-    (line,) = done.stderr.splitlines()
-    return line
 
 
 def embed(*words):

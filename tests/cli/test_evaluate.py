@@ -9,39 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 import reference
 import torch
+from command_line import numbers, sentence, tcm_bench
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
 from tcm_bench import ledger
-from tcm_bench.cli.app import app
 
 rng = np.random.default_rng(4)
 LABELS = np.append(rng.integers(6, size=35), 11)  # the last class has a single item
 ROWS = (rng.normal(size=(12, 4))[LABELS] + 0.7 * rng.normal(size=(36, 4))).astype(np.float32)
 ROWS[20] = ROWS[3]
 WIDE = ("--far-bounds", "0.1", "0.6", "--steps", "9", "--eps", "0.3", "--k", "1,2,8")
-
-
-def tcm_bench(*words):
-    done = CliRunner().invoke(app, [str(word) for word in words])
-    if done.exception and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done
-
-
-def numbers(*words):
-    done = tcm_bench(*words, "--json")
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
-
-
-def sentence(*words):
-    """The one line on stderr of a command that could not be done."""
-    done = tcm_bench(*words)
-    assert done.exit_code == 1
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    return line
 
 
 def npz(path, **changes):

@@ -1,28 +1,18 @@
 """Runs, stored evaluations and files of vectors: `evaluate`, `compare` and `curves` take any of them."""
 
-import json
-
 import numpy as np
 import pytest
+from command_line import numbers, sentence, tcm_bench
 from hydra import compose, initialize_config_dir
-from typer.testing import CliRunner
 from vectors import SMALL, head, write_vectors
 
 from tcm_bench import ledger
-from tcm_bench.cli.app import app
 from tcm_bench.config import PROJECT_ROOT, choices
 from tcm_bench.report.curves import utility_figure
 from tcm_bench.report.source import source
 from tcm_bench.run import execute
 
 OWN = {"axis": "similarity", "far_bounds": [0.05, 0.5], "steps": 7, "c": 2.0, "eps": 0.25, "ranking": "pointwise"}
-
-
-def tcm_bench(*words):
-    done = CliRunner().invoke(app, [str(word) for word in words])
-    if done.exception and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +32,6 @@ def trained(folder, *overrides):
         cfg, hydra = compose("config", words), compose("config", words, return_hydra_config=True).hydra
     assert execute(cfg, choices(hydra, cfg.seed)).status == "finished"
     return folder / "runs" / cfg.run_id
-
-
-def numbers(*words):
-    done = tcm_bench(*words, "--json")
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
-
-
-def sentence(*words):
-    done = tcm_bench(*words)
-    assert done.exit_code == 1
-    (line,) = done.stderr.splitlines()
-    return line
 
 
 def test_a_run_is_evaluated_as_its_configuration_says(outputs):
