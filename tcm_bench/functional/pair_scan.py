@@ -48,7 +48,7 @@ Axis = Literal["distance", "similarity"]
 
 STORED_PER_ITEM, LARGEST_STORE = 1500, 3 * 2**26  # pairs put aside, of 8 bytes each
 SMALL_CLASS = 32  # items
-BLOCK = 2**12  # rows
+BLOCK = 2**8  # rows
 STRIP = 2**22  # entries of a block of exact cosines
 LARGEST_KEPT = 2**25  # exact cosines inside classes that are kept from one use to the next
 SAMPLE_SHARE, SMALLEST_SAMPLE, SAMPLE_BINS = 0.03, 2**24, 2**20
