@@ -31,6 +31,7 @@ CONFIG_NAME = "config"
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 SCIENCE = ("data", "model", "loss", "tcm", "metrics", "optim", "trainer", "seed")
 FACTORS = {"data": "data", "backbone": "model/backbone", "loss": "loss", "tcm": "tcm"}
+OTHERS = "**"  # what a constructor with `**kwargs` takes beside the parameters that it names
 # What says where the items of the data or the weights lie, not which they are; `sha256` beside it says that.
 PLACES = ("data.root", "data.file", "data.labels", "model.backbone.weights.file")
 TRUSTED = (
@@ -279,23 +280,33 @@ def _check_target(path: str, node: DictConfig, trusted: Sequence[str]) -> None:
         )
     try:
         target = get_object(name)
-        parameters = inspect.signature(target).parameters
+        parameters = _parameters(target)
     except (ImportError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())  # Hydra's takes several lines
         raise ConfigurationError(f"{path}._target_={name} cannot be imported: {reason}") from error
     home = str(getattr(target, "__module__", None))  # a trusted module holds others' functions by its imports
     if not any(f"{home}.".startswith(f"{package}.") for package in allowed):
         raise ConfigurationError(f"{path}._target_={name} is at home in {home}, outside the trusted packages")
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
     for key in map(str, node):
         if key.startswith("_"):
             continue
-        if key not in parameters:
+        if key not in parameters and OTHERS not in parameters:
             raise ConfigurationError(f"{name} takes no '{path}.{key}'{nearest(key, parameters)}")
-        words = _words(parameters[key].annotation)
+        words = _words(parameters[key].annotation) if key in parameters else ()
         if words and not OmegaConf.is_missing(node, key) and node[key] not in words:
             raise ConfigurationError(f"{path}.{key} must be one of {', '.join(map(str, words))}, got {node[key]!r}")
+
+
+def _parameters(target: Any) -> dict[str, inspect.Parameter]:
+    """What a target takes, `OTHERS` for anything else; a class may hand on what it does not know to its bases."""
+    bases = [vars(base) for base in target.__mro__] if inspect.isclass(target) else []
+    found: dict[str, inspect.Parameter] = {}
+    for function in [base["__init__"] for base in bases if "__init__" in base] or [target]:
+        parameters = inspect.signature(function).parameters
+        found = {**parameters, **found}
+        if not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+            return {name: one for name, one in found.items() if one.kind is not one.VAR_KEYWORD and name != "self"}
+    return {**found, OTHERS: inspect.Parameter("others", inspect.Parameter.VAR_KEYWORD)}
 
 
 def _words(annotation: Any) -> tuple[Any, ...]:

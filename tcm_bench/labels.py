@@ -84,7 +84,21 @@ def is_base(run: Run) -> bool:
 def shared_by_hand(runs: Sequence[Run]) -> dict[str, str]:
     """What was set by hand for every one of the runs, to the same value; no label shows it."""
     first, *others = [_by_hand(run) for run in runs] or [{}]
-    return {key: str(value) for key, value in first.items() if all(other.get(key) == value for other in others)}
+    shared = {key: str(value) for key, value in first.items() if all(other.get(key) == value for other in others)}
+    # Of a file the row has the name and, beside it, the hash: two files of one name are not the same value.
+    files = {key: {_beside(run.science, key) for run in runs} for key in shared}
+    return {key: value for key, value in shared.items() if len(files[key]) == 1}
+
+
+def _beside(science: Mapping[str, Any], key: str) -> str | None:
+    """The hash of the file that a key names; None if it names none."""
+    *path, last = key.split(".")
+    node: Any = science
+    for word in path:
+        node = node.get(word) if isinstance(node, Mapping) else None
+    if not isinstance(node, Mapping) or not _is_masked(node.get(last)):
+        return None
+    return str(node.get("sha256"))
 
 
 class _Kind(NamedTuple):
@@ -126,7 +140,8 @@ def _texts(kinds: Sequence[_Kind], short: Mapping[str, str], *, by_hand: bool = 
         for identity, kind in group.items():
             told = {**kind.chosen, **kind.values}
             keys = [*(kind.chosen if by_hand or not kind.values else ()), *differing]
-            parts = [f"{short.get(key, _last(key))}={_text(told[key])}" for key in dict.fromkeys(keys) if key in told]
+            named = [(short.get(key, _last(key)), told[key]) for key in dict.fromkeys(keys) if key in told]
+            parts = [f"{name.replace('_source_', 'code')}={_text(value)}" for name, value in named]
             words[identity] = " ".join(parts) if len(group) > 1 or by_hand else ""
         repeated = Counter(words.values())
         for identity, text in words.items():
@@ -189,7 +204,12 @@ def _last(key: str) -> str:
 
 def _flat_sciences(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Dotted keys and values of each science, without those that are masked as they say where, not what."""
-    return [{key: value for key, value in _flat(run.science) if not re.fullmatch(r"<\w+>", str(value))} for run in runs]
+    return [{key: value for key, value in _flat(run.science) if not _is_masked(value)} for run in runs]
+
+
+def _is_masked(value: Any) -> bool:
+    """Whether a value stands for a place on one machine."""
+    return bool(re.fullmatch(r"<\w+>", str(value)))
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

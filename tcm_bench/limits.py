@@ -93,6 +93,10 @@ LIMITS: Mapping[str, Limit] = {
     "trainer.max_steps": Limit(
         "a whole number of at least 1, or -1 for no limit", lambda n: _is_whole(n) and (n == -1 or n > 0)
     ),
+    "trainer.min_epochs": or_null(whole(0)),
+    "trainer.min_steps": or_null(whole(0)),
+    "trainer.val_check_interval": or_null(above(0)),
+    "trainer.log_every_n_steps": or_null(whole(0)),
     "trainer.accumulate_grad_batches": whole(1),
     "trainer.limit_train_batches": above(0),
     "trainer.check_val_every_n_epoch": whole(1),

@@ -167,7 +167,9 @@ def execute(cfg: DictConfig, chosen: dict[str, str | int], wait_s: float = LOCK_
     with _alone(run_dir, wait_s) if first else contextlib.nullcontext():
         if earlier := _finished(cfg):
             log.info("already finished; force=true runs it again")
-            return earlier
+            return earlier.model_copy(
+                update={"choices": chosen}
+            )  # the words of this command, where an equal one ran before
         if first and cfg.force:
             _forget(run_dir)
         if first:

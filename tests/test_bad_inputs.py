@@ -4,6 +4,7 @@ Every line is the real command in a fork of this process. The words are Hydra's 
 in the one sentence: the key or file that is wrong, and what would be right.
 """
 
+import json
 import shlex
 import warnings
 from pathlib import Path
@@ -87,6 +88,11 @@ CONFIGURATION = [  # refused by the configuration alone: status 2
     ("+trainer.fast_dev_run=true", "trainer.fast_dev_run", "+trainer.max_steps=1"),
     ("+trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches must be a whole number of at least 1"),
     ("+trainer.limit_train_batches=0", "trainer.limit_train_batches must be a number above 0"),
+    ("+trainer.min_epochs=-5", "trainer.min_epochs must be a whole number of at least 0, or null"),
+    ("+trainer.val_check_interval=0", "trainer.val_check_interval must be a number above 0, or null"),
+    ("trainer.benchmark=maybe", "trainer.benchmark must be true or false"),
+    ("+trainer.benchmark=true", "trainer.benchmark is there already", "without the +"),
+    ("loss=contrastive +loss.loss.nomargin=3", "takes no 'loss.loss.nomargin'", "did you mean"),
     ("+trainer.num_sanity_val_steps=2", "trainer.num_sanity_val_steps"),
     # what nothing runs without
     ("~tcm", "tcm cannot be taken away"),
@@ -229,6 +235,7 @@ LATER = [  # refused once something was read or done: status 1, or 2 where a con
     ("data=folder data.root=flat_images", "flat_images", "folder"),
     ("data=table data.file=text.csv", "text.csv", "path"),
     ("data=table data.file=broken.npz", "broken.npz"),
+    ("data=table data.file=utf16.csv", "utf16.csv", "save it as UTF-8"),
     ("data.num_train_classes=5", "data.num_train_classes=5", "12 training classes"),
     ("machine.output_dir=text.csv", "text.csv"),
 ]
@@ -246,6 +253,7 @@ def place(tmp_path_factory) -> Path:
     np.savez(folder / "nan.npz", features=np.where(features > 1.5, np.nan, features), labels=labels)
     (folder / "broken.npz").write_bytes((folder / "mine.npz").read_bytes()[:300])
     (folder / "text.csv").write_text("a,b\n1,2\n")
+    (folder / "utf16.csv").write_text("path,label,split\n", encoding="utf-16")
     (folder / "flat_images").mkdir()
     return folder
 
@@ -281,10 +289,12 @@ def test_a_wrong_configuration_is_one_sentence_and_nothing_is_written(words, fra
 
 @pytest.mark.parametrize(("words", "fragments"), [(words, rest) for words, *rest in LATER], ids=str)
 def test_wrong_data_are_one_sentence_and_a_failed_row_at_most(words, fragments, place):
-    found, _ = said(words, place)
+    found, files = said(words, place)
     assert is_one_sentence(found), found
     assert all(fragment in found.stderr for fragment in fragments), found.stderr
     assert found.status in (1, 2)
+    assert {json.loads(file.read_text())["status"] for file in files if file.name == "result.json"} <= {"failed"}
+    assert not [file for file in files if file.suffix in (".ckpt", ".safetensors", ".parquet", ".partial")]
 
 
 def test_what_was_there_before_is_there_after_a_refusal(place):

@@ -32,6 +32,8 @@ SMALL = [  # one step of a small batch; the recipe stays as it is
     "machine.threads=1",
     "machine.progress=false",
     "~callbacks.checkpoint",  # a gigabyte of a ViT's, which nobody goes on from
+    "+trainer.enable_checkpointing=false",  # Lightning would write one of its own
+    "logger=none",  # has tests of its own; a service to start and to stop for each of these
 ]
 
 

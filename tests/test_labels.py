@@ -132,3 +132,12 @@ def test_every_experiment_has_a_label_of_its_own():
     found = labels([planned(f"+experiment={name}") for name in names])
     assert len(set(found)) == len(names)
     assert {label.setting for label in found} == {""}  # data, backbone and loss say which
+
+
+def test_files_of_one_name_and_other_bytes_are_not_shared():
+    def of(digest: str) -> Run:
+        science = {"data": {"file": "<file>", "sha256": digest}}
+        return Run(run_id=digest, comparison_id=digest, choices={"data.file": "mine.npz"}, science=science)
+
+    assert shared_by_hand([of("a"), of("a")]) == {"data.file": "mine.npz"}
+    assert shared_by_hand([of("a"), of("b")]) == {}

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import reference
 import torch
+from answers import answer
 from hydra import compose, initialize_config_dir
 from safetensors.numpy import load_file
 from vectors import SMALL, command, head, write_vectors
 
 from tcm_bench import ledger
 from tcm_bench.config import PROJECT_ROOT, ConfigurationError, choices
-from tcm_bench.run import execute, summary
+from tcm_bench.run import execute, main, summary
 
 
 @pytest.fixture(scope="session")
@@ -113,6 +114,19 @@ def test_the_same_run_twice_gives_the_same_numbers_and_a_finished_one_is_not_rep
     assert forced.metrics == first.metrics
 
 
+def test_a_bare_environment_runs_to_the_same_numbers(tmp_path, vectors):
+    usual, run_dir = run(tmp_path / "usual", *head(vectors))
+    bare = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TMPDIR": str(tmp_path)}  # no HOME, no terminal, no UTF-8
+    output = tmp_path / "bare"
+    done = subprocess.run(
+        command(output, *head(vectors)), env=bare, umask=0o077, cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = ledger.read_result(output / "runs" / run_dir.name)
+    assert found is not None
+    assert found.metrics == usual.metrics
+
+
 def test_margin_setting_changes_the_run_and_leaves_its_start(tmp_path, vectors):
     base, base_dir = run(tmp_path, *head(vectors), "tcm=none")
     tcm, tcm_dir = run(tmp_path, *head(vectors), "tcm=paper")
@@ -158,7 +172,7 @@ def test_a_backbone_that_vectors_pass_by_is_refused(tmp_path, vectors):
         run(tmp_path, *head(vectors), "model/backbone=resnet_small")
 
 
-def test_an_edit_of_ones_own_loss_is_another_run(tmp_path, vectors):
+def test_an_edit_of_ones_own_loss_is_another_run(tmp_path, vectors, monkeypatch):
     """In the current directory and in another one on PYTHONPATH; both may change."""
     code, library = tmp_path / "code", tmp_path / "library"
     code.mkdir()
@@ -166,14 +180,12 @@ def test_an_edit_of_ones_own_loss_is_another_run(tmp_path, vectors):
     loss = "from tcm_bench.losses.smooth_ap import SmoothAP\n\nclass Loss(SmoothAP):\n    pass\n"
     (code / "own_here.py").write_text(loss)
     (library / "own_there.py").write_text(loss)
-    environment = {**os.environ, "PYTHONPATH": str(library)}
+    monkeypatch.syspath_prepend(library)
 
     def trained(module: str) -> str:
         words = [*head(vectors), f"loss._target_={module}.Loss", f"trusted_packages=[{module}]"]
-        ran = subprocess.run(
-            command(tmp_path, *words), cwd=code, env=environment, capture_output=True, text=True, check=False
-        )
-        assert ran.returncode == 0, ran.stderr
+        ran = answer(main, command(tmp_path, *words)[2:], code)
+        assert ran.status == 0, ran.stderr
         return ran.stderr
 
     for folder, module in ((code, "own_here"), (library, "own_there")):
@@ -253,8 +265,8 @@ def _wait_for(condition, process, limit_s=120.0):
 
 
 def test_missing_data_is_one_sentence(tmp_path):
-    ran = subprocess.run(command(tmp_path, "data.root=/nowhere"), capture_output=True, text=True, check=False)
-    assert ran.returncode == 1
+    ran = answer(main, command(tmp_path, "data.root=/nowhere")[2:])
+    assert ran.status == 1
     (line,) = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
     assert "/nowhere" in line
     assert "Traceback" not in ran.stderr

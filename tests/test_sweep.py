@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from answers import Answer, answer
 from vectors import command, head, write_vectors
 
+import tcm_bench.experiment  # noqa: F401 - here once, instead of in every fork
 from tcm_bench import ledger
+from tcm_bench.run import main
 
 GRID = ["tcm=none,paper", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "sweep_name=tiny"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def vectors(tmp_path_factory) -> Path:
     return write_vectors(tmp_path_factory.mktemp("vectors"))
 
@@ -30,11 +33,17 @@ def sweep(output: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(output, *GRID, *overrides, "-m"), capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(scope="module")
+def here(output: Path, *overrides: str, cwd: Path | None = None) -> Answer:
+    """The same runs one after the other, by Hydra's own launcher: for what does not depend on processes."""
+    rest = [word for word in GRID if not word.startswith("hydra")]
+    return answer(main, [*command(output, *rest, *overrides)[2:], "-m"], cwd)
+
+
+@pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory, vectors) -> Path:
     output = tmp_path_factory.mktemp("undisturbed")
-    ran = sweep(output, *head(vectors))
-    assert ran.returncode == 0, ran.stderr
+    ran = here(output, *head(vectors))
+    assert ran.status == 0, ran.stderr
     (output / "stdout.txt").write_text(ran.stdout)
     return output
 
@@ -55,22 +64,24 @@ def test_a_sweep_ends_in_a_table_and_files(undisturbed):
     assert "smooth_ap" in (undisturbed / "stdout.txt").read_text()
 
 
-def test_each_process_of_a_sweep_keeps_to_one_thread(undisturbed):
-    assert {row.threads for row in rows(undisturbed).values()} == {1}
-
-
-def test_a_finished_sweep_is_not_repeated(undisturbed, vectors):
-    before = rows(undisturbed)
-    ran = sweep(undisturbed, *head(vectors))
-    assert ran.returncode == 0
-    assert "all 4 runs are finished already" in ran.stderr
-    assert rows(undisturbed) == before
+def test_processes_side_by_side_give_the_rows_of_one_after_the_other_and_a_finished_sweep_is_not_repeated(
+    tmp_path, vectors, undisturbed
+):
+    ran = sweep(tmp_path, *head(vectors))
+    assert ran.returncode == 0, ran.stderr
+    found = rows(tmp_path)
+    assert {row.threads for row in found.values()} == {1}
+    assert {k: r.metrics for k, r in found.items()} == {k: r.metrics for k, r in rows(undisturbed).items()}
+    again = sweep(tmp_path, *head(vectors))
+    assert again.returncode == 0
+    assert "all 4 runs are finished already" in again.stderr
+    assert rows(tmp_path) == found
 
 
 def test_a_larger_sweep_takes_over_what_is_done_and_says_so_in_one_place(tmp_path, vectors, undisturbed):
     output = shutil.copytree(undisturbed, tmp_path / "copy")
-    ran = sweep(output, *head(vectors), "seed=0,1,2")
-    assert ran.returncode == 0, ran.stderr
+    ran = here(output, *head(vectors), "seed=0,1,2")
+    assert ran.status == 0, ran.stderr
     assert len(rows(output)) == 6
     assert rows(undisturbed).items() <= rows(output).items()
     assert "force=true" not in ran.stderr  # what jobs say goes to their logs; the terminal is the display's
@@ -80,8 +91,8 @@ def test_a_killed_sweep_goes_on_to_the_numbers_of_an_undisturbed_one(tmp_path, v
     with subprocess.Popen(command(tmp_path, *GRID, *head(vectors), "-m"), stderr=subprocess.DEVNULL) as process:
         _wait_for(lambda: (tmp_path / "runs").exists() and len(rows(tmp_path)) >= 1, process)
         process.send_signal(signal.SIGKILL)
-    ran = sweep(tmp_path, *head(vectors))
-    assert ran.returncode == 0, ran.stderr
+    ran = here(tmp_path, *head(vectors))
+    assert ran.status == 0, ran.stderr
     after, whole = rows(tmp_path), rows(undisturbed)
     assert {k: r.metrics for k, r in after.items()} == {k: r.metrics for k, r in whole.items()}
 
@@ -105,11 +116,10 @@ def test_ctrl_c_ends_every_process_and_a_second_call_continues(tmp_path, vectors
 
 def unnamed(output: Path, *overrides: str, cwd: Path | None = None) -> tuple[str, pd.DataFrame]:
     """Runs a sweep that was given no name; returns what it printed and its table."""
-    ran = subprocess.run(
-        command(output, *overrides, "-m"), capture_output=True, text=True, check=False, cwd=cwd,
-        env={**os.environ, "COLUMNS": "150"},
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "150")
+        ran = answer(main, [*command(output, *overrides)[2:], "-m"], cwd)
+    assert ran.status == 0, ran.stderr
     (name,) = re.findall(r"report/(\S+)\.csv", ran.stderr.replace("\n", ""))
     return ran.stdout, pd.read_csv(output / "report" / f"{name}.csv")
 
@@ -154,7 +164,7 @@ def test_shares_of_worst_classes_can_be_swept(tmp_path, vectors):
 def test_an_edit_of_ones_own_code_is_seen_by_the_processes_of_a_sweep(tmp_path, vectors):
     code = tmp_path / "code"
     code.mkdir()
-    grid = ["tcm=none,paper", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *head(vectors)]
+    grid = ["tcm=none,paper", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1", *head(vectors)]
     grid += ["loss._target_=own_loss.Loss", "trusted_packages=[own_loss]"]
     for temperature in (0.01, 0.5):
         source = f"super().__init__(temperature={temperature})"
@@ -167,8 +177,8 @@ def test_an_edit_of_ones_own_code_is_seen_by_the_processes_of_a_sweep(tmp_path, 
 
 
 def test_a_failure_is_a_row_and_the_others_go_on(tmp_path, vectors):
-    ran = sweep(tmp_path, *head(vectors), "data.num_train_classes=12,99", "seed=0")
-    assert ran.returncode == 1
+    ran = here(tmp_path, *head(vectors), "data.num_train_classes=12,99", "seed=0")
+    assert ran.status == 1
     statuses = sorted(row.status for row in rows(tmp_path).values())
     assert statuses == ["failed", "failed", "finished", "finished"]
     assert re.search(r"data\.num_train_classes=99 is declared", ran.stdout + ran.stderr)
@@ -188,13 +198,14 @@ class Deadly(SmoothAP):
 """
 
 
-def test_a_killed_process_takes_no_other_run_with_it_and_the_same_command_goes_on(tmp_path, vectors):
+def test_a_killed_process_takes_no_other_run_with_it_and_the_same_command_goes_on(tmp_path, vectors, monkeypatch):
     (tmp_path / "deadly.py").write_text(DEADLY)
     ours = "tcm_bench.losses.smooth_ap.SmoothAP"
     words = [*head(vectors), "trusted_packages=[deadly]", f"loss._target_=deadly.Deadly,{ours}", "seed=0"]
-    words = command(tmp_path, *GRID, *words, "-m")
-    where = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(tmp_path), "CURED": str(tmp_path / "cured")}}
-    ran = subprocess.run(words, capture_output=True, text=True, check=False, **where)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("CURED", str(tmp_path / "cured"))
+    ran = sweep(tmp_path, *words)
     assert ran.returncode == 1
     assert "Traceback" not in ran.stderr
     states = {run_dir.name: ledger.state(run_dir) for run_dir in tmp_path.glob("runs/*")}
@@ -205,8 +216,8 @@ def test_a_killed_process_takes_no_other_run_with_it_and_the_same_command_goes_o
     assert (tmp_path / "report" / "tiny.md").exists()
     finished = rows(tmp_path)
     (tmp_path / "cured").touch()
-    ran = subprocess.run(words, capture_output=True, text=True, check=False, **where)
-    assert ran.returncode == 0, ran.stderr
+    ran = here(tmp_path, *words)
+    assert ran.status == 0, ran.stderr
     assert len(rows(tmp_path)) == 4
     assert finished.items() <= rows(tmp_path).items()  # what had finished was not touched
 

@@ -1,15 +1,17 @@
 """What a sweep refuses before its first job starts; every job is looked at."""
 
-import subprocess
+import math
 
 import pytest
 import torch
+from answers import answer
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from vectors import command
 
 from tcm_bench.checks import num_processes
 from tcm_bench.config import PROJECT_ROOT, ConfigurationError, check_targets
+from tcm_bench.run import main
 from tcm_bench.sweep import _refuse_nonsense
 
 
@@ -72,6 +74,22 @@ def test_every_target_is_checked_without_being_built():
         check_targets(composed("loss._target_=tcm_bench.no.Loss"))
 
 
+SWEEPS = sorted(file.stem for file in (PROJECT_ROOT / "conf" / "sweep").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_choice_of_the_sweeps_that_come_along_can_be_built(name):
+    """Each value of each axis once, the other axes at their first: what is a choice here is one of its own."""
+    axes = {
+        key: value.split(",")
+        for key, value in composed(f"+sweep={name}", return_hydra_config=True).hydra.sweeper.params.items()
+    }
+    first = {key: values[0] for key, values in axes.items()}
+    assert math.prod(map(len, axes.values())) == 32  # the two arms of 16 comparisons
+    for chosen in [{**first, key: value} for key, values in axes.items() for value in values]:
+        check_targets(composed(f"+sweep={name}", *(f"{key}={value.strip()}" for key, value in chosen.items())))
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -82,8 +100,8 @@ def test_every_target_is_checked_without_being_built():
     ids=["sweep", "run", "no-process"],
 )
 def test_what_cannot_be_built_is_refused_before_anything_is_read_or_written(tmp_path, words, sentence):
-    ran = subprocess.run(command(tmp_path, *words), capture_output=True, text=True, check=False)
-    assert ran.returncode == 2
+    ran = answer(main, command(tmp_path, *words)[2:])
+    assert ran.status == 2
     assert ran.stderr.startswith("error: ")
     assert sentence in ran.stderr
     assert ran.stderr.count("\n") == 1, ran.stderr

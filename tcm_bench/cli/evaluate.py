@@ -37,7 +37,9 @@ def evaluate(
     output_dir: OutputDir,
     labels: Annotated[
         Path | None,
-        typer.Option(help="Labels in a file of their own: `.npy`, `.txt`, or `.csv` with a column `label`."),
+        typer.Option(
+            help="Labels of their own file, in place of the source's: `.npy`, `.txt`, or `.csv` with a column `label`."
+        ),
     ] = None,
     axis: Annotated[Literal["distance", "similarity"] | None, _setting("Threshold axis.", "distance")] = None,
     far_bounds: Annotated[

@@ -1,5 +1,6 @@
 """Anyone's own images: a table that says where each lies, what it shows, and on which side of the split it is."""
 
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv, parquet
 
+from tcm_bench.data.csv_columns import utf8_text
 from tcm_bench.data.table import ImageFiles, Paths, Splits
 from tcm_bench.provenance import file_sha256
 
@@ -65,7 +67,10 @@ def table_splits(file: str | Path, root: str | Path | None = None, sha256: str |
 def _rows(file: Path) -> pd.DataFrame:
     """The known columns as text, "" for what is missing; the index counts rows from 1."""
     try:
-        table = parquet.read_table(file) if file.suffix == ".parquet" else csv.read_csv(file, convert_options=AS_TEXT)
+        if file.suffix == ".parquet":
+            table = parquet.read_table(file)
+        else:
+            table = csv.read_csv(io.BytesIO(utf8_text(file).encode()), convert_options=AS_TEXT)
         if missing := [column for column in NEEDED if column not in table.column_names]:
             raise ValueError(f"{file} needs a column {missing[0]!r}, it has {', '.join(table.column_names) or 'none'}")
         known = {column: table[column] for column in (*NEEDED, *MASKS) if column in table.column_names}

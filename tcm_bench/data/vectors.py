@@ -82,7 +82,7 @@ def vector_set(
         if needs_labels:
             raise ValueError(
                 f"{file} holds no array 'labels', it has {_shown(arrays)}; put it there, or give a file of labels "
-                "(--labels in tcm-bench, data.labels in train.py)"
+                "(--labels in `tcm-bench evaluate`, whose --out the other commands take; data.labels in train.py)"
             )
         return VectorSet(vectors, None, np.array([], np.str_), None, *roles)
     labels = np.asarray(arrays["labels"])

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from tcm_bench.scores import compared, score
 STEPS = 241  # of the drawn axis; OPIS itself comes from the row
 MARGIN = 0.3  # of the calibration range, drawn on either side of it
 MOST_CURVES = 100
+WIDTH = 56  # letters of a title that fit above a panel
 COLORS = (
     "#0072B2",
     "#D55E00",
@@ -99,7 +101,8 @@ def utility_figure(base: Source, tcm: Source) -> Figure:
         panel.set_xlabel(AXIS_LABELS[axis])
     panels[0].set(ylabel="utility of a class", ylim=(0, 1), xlim=(thresholds[0], thresholds[-1]))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle("One line per unseen class" + (f": {tasks[runs[0].run_id]}" if same_task else ""), fontsize=11)
+    title = "One line per unseen class" + (f": {tasks[runs[0].run_id]}" if same_task else "")
+    figure.suptitle(fill(title, 2 * WIDTH), fontsize=11)
     return figure
 
 
@@ -212,7 +215,8 @@ def _draw(panel: Axes, side: Panel, thresholds: np.ndarray, color: str) -> None:
 
 def _title(side: Panel, task: str) -> str:
     shown = [score(name).shown(side.scores.get(name), 1) for name in compared(side.scores)]
-    return f"{side.name}{f': {task}' if task else ''}\n{'   '.join(shown)}"
+    name = fill(f"{side.name}{f': {task}' if task else ''}", WIDTH)
+    return f"{name}\n{'   '.join(shown)}"
 
 
 def _task(label: Label) -> str:

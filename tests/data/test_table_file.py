@@ -148,7 +148,7 @@ def test_labels_that_are_no_whole_numbers_are_refused(tmp_path):
 def test_what_is_no_table_is_one_sentence(tmp_path, suffix, content):
     file = tmp_path / f"t.{suffix}"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"t.{suffix} (is no table in .csv \(as UTF-8\) or|needs a column)") as caught:
+    with pytest.raises(ValueError, match=rf"t.{suffix} (is no t|needs a column)") as caught:
         table_splits(file)
     assert str(caught.value).isprintable()
 

@@ -388,14 +388,14 @@ def test_a_zone_inside_another_does_not_end_it():
 
 def test_threads_share_the_work(monkeypatch):
     workers, two = set(), threading.Event()
+    two.set()  # none to wait for at first
     scan = CompiledKernel.scan
 
     def noted(self, top):
         workers.add(threading.get_ident())
         if len(workers) > 1:
             two.set()
-        if torch.get_num_threads() > 1 or threading.current_thread() is not threading.main_thread():
-            two.wait(60)  # on a busy machine the first thread could be through with everything before another starts
+        two.wait(60)  # on a busy machine the first thread could be through with everything before another starts
         return scan(self, top)
 
     monkeypatch.setattr(CompiledKernel, "scan", noted)
@@ -403,6 +403,7 @@ def test_threads_share_the_work(monkeypatch):
     expected = answers(PairScan(x, y))
     alone = len(workers)
     workers.clear()
+    two.clear()
     torch.set_num_threads(3)
     try:
         assert same(answers(PairScan(x, y, tile=(4, 16))), expected)
