@@ -1,10 +1,10 @@
 """Train and evaluate one embedding, or a sweep of them: `python train.py --help`."""
 
-from tcm_bench.processes import RUN_INTERRUPTED, leave_on_ctrl_c
+from tcm_bench.process import RUN_INTERRUPTED, leave_on_ctrl_c
 
 if __name__ == "__main__":
     leave_on_ctrl_c(RUN_INTERRUPTED)  # before the imports, which take a second
 
-    from tcm_bench.run import main
+    from tcm_bench.runs.run import main
 
     main()

@@ -13,8 +13,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from tcm_bench.processes import hold_ctrl_c
-from tcm_bench.provenance import cores
+from tcm_bench.process import cores, hold_ctrl_c
 
 LAST_WORDS_S = 3  # after Ctrl-C, which reaches the processes as well: they write down how far they are
 

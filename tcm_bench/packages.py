@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Literal
 
-from tcm_bench.provenance import file_sha256
+from tcm_bench.files import file_sha256
 
 TIMEOUT_S = 900.0
 SUFFIXES = {"npm": ".tgz", "pip": ".whl", "apt": ".deb"}

@@ -5,9 +5,7 @@ cannot be loaded, so nobody declares ``torchvision::nms`` and ``torchvision::qnm
 while it registers shape functions for them ("operator torchvision::nms does not exist"), and takes timm,
 lightning and torchmetrics down with it. None of them calls these operators: declaring them is all it takes.
 
-Importing this module is enough; do it before any of those packages:
-
-    import tcm_bench.torchvision_schemas  # noqa: F401  isort: skip
+`install` is called by the package itself, before any module of it can import one of those.
 
 It costs nothing and imports nothing until torchvision is imported, and changes nothing when torch and
 torchvision match. ``torchvision.io`` and torchvision's compiled ``ops`` stay unavailable with the odd pair.
@@ -67,6 +65,3 @@ def install() -> None:
     """Put one :class:`SchemaFinder` in front of the import system; a second call changes nothing."""
     if not any(isinstance(finder, SchemaFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, SchemaFinder())
-
-
-install()

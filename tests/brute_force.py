@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from tcm_bench.functional.cosine import Cosines
+from tcm_bench.evaluation.counting.cosine import Cosines
 
 KINDS = (
     *("random", "clustered", "between", "falling", "ties", "duplicates", "identical"),

@@ -1,7 +1,5 @@
 """Shared by all tests: one thread a process, and a torch whose torchvision can be imported."""
 
-import tcm_bench.torchvision_schemas  # noqa: F401  isort: skip
-
 import os
 import signal
 from pathlib import Path

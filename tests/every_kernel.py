@@ -4,8 +4,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from tcm_bench import halves
-from tcm_bench.functional.kernels import CompiledKernel, HalvesKernel, TensorKernel
+from tcm_bench.evaluation.counting import halves
+from tcm_bench.evaluation.counting.kernels import CompiledKernel, HalvesKernel, TensorKernel
 
 
 class LoopsKernel(HalvesKernel):

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from vectors import SMALL
 
 from tcm_bench.cli.app import app
-from tcm_bench.config import PROJECT_ROOT, choices
-from tcm_bench.run import execute
+from tcm_bench.runs.naming import PROJECT_ROOT, choices
+from tcm_bench.runs.run import execute
 
 ARCHIVES = {
     "cub": lambda folder: [official.cub_archive(folder, stray=True)],

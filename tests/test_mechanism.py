@@ -13,13 +13,13 @@ from functools import cache
 import pytest
 import torch
 
-from tcm_bench.functional.pairs import unit_norm
-from tcm_bench.functional.retrieval import recall_at_k
-from tcm_bench.functional.threshold import threshold_consistency
+from tcm_bench.evaluation.retrieval import recall_at_k
+from tcm_bench.evaluation.threshold import threshold_consistency
 from tcm_bench.losses.objective import Objective
 from tcm_bench.losses.rs_at_k import RSAtK
 from tcm_bench.losses.smooth_ap import SmoothAP
 from tcm_bench.losses.tcm import TCM
+from tcm_bench.unit_norm import unit_norm
 
 GROUPS, CLASSES_PER_GROUP, ITEMS_PER_CLASS, DIM = 6, 10, 8, 32
 CLASSES = GROUPS * CLASSES_PER_GROUP

@@ -9,10 +9,10 @@ from answers import answer
 from hydra import compose, initialize_config_dir
 from vectors import SMALL, command, write_vectors
 
-import tcm_bench.experiment  # noqa: F401 - here once, instead of in every fork
-from tcm_bench import ledger
-from tcm_bench.config import PROJECT_ROOT, choices
-from tcm_bench.run import execute, main
+import tcm_bench.runs.experiment  # noqa: F401 - here once, instead of in every fork
+from tcm_bench.results import ledger
+from tcm_bench.runs.naming import PROJECT_ROOT, choices
+from tcm_bench.runs.run import execute, main
 
 TINY = [
     "model/backbone=resnet_small",

@@ -12,10 +12,10 @@ from hydra import compose, initialize_config_dir
 from typer.testing import CliRunner
 from vectors import command, head, write_vectors
 
-from tcm_bench import ledger
 from tcm_bench.cli.app import app
-from tcm_bench.config import PROJECT_ROOT
-from tcm_bench.engine.callbacks import CHECKPOINT
+from tcm_bench.results import ledger
+from tcm_bench.runs.naming import PROJECT_ROOT
+from tcm_bench.training.callbacks import CHECKPOINT
 
 README = (PROJECT_ROOT / "README.md").read_text()
 CODE = re.compile(r"`([^`]+)`")

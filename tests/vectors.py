@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tcm_bench.config import PROJECT_ROOT
+from tcm_bench.runs.naming import PROJECT_ROOT
 
 SMALL = ["trainer.max_epochs=2", "data.loader.batches_per_epoch=5", "machine.progress=false", "machine.accelerator=cpu"]
 HEAD = ["data.loader.classes_per_batch=8", "model.head.embedding_dim=16", "machine.threads=1"]

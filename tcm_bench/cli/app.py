@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from tcm_bench.cli import data, embed, evaluate, runs
-from tcm_bench.processes import end_interrupted
+from tcm_bench.process import end_interrupted
 
 
 class OneSentence(TyperGroup):

@@ -1,6 +1,6 @@
 """The command `tcm-bench`, from its first moment on."""
 
-from tcm_bench.processes import leave_on_ctrl_c, raise_on_ctrl_c
+from tcm_bench.process import leave_on_ctrl_c, raise_on_ctrl_c
 
 
 def main() -> None:

@@ -84,8 +84,8 @@ class SeveralAfterFrom(TyperCommand):
 
 def list_datasets() -> None:
     """What there is, how large it is, whether it is here, and how it is obtained."""
-    from tcm_bench.config import PROJECT_ROOT
     from tcm_bench.prepare.catalog import DATASETS
+    from tcm_bench.runs.naming import PROJECT_ROOT
 
     table = Table(
         "name", "what it is", "train: classes / images", "test", "download", "here", "how to get it", "used by",
@@ -206,9 +206,9 @@ def _source(name: str, root: Path | None) -> Source:
     Raises:
         ValueError: If there is no such name.
     """
-    from tcm_bench.config import PROJECT_ROOT
     from tcm_bench.prepare.catalog import DATASETS
     from tcm_bench.prepare.prepare import PREPARED
+    from tcm_bench.runs.naming import PROJECT_ROOT
 
     name = name.lower() if name.lower() in DATASETS else name
     if (hyphened := name.replace("_", "-")) in DATASETS:  # in conf/ the names are identifiers
@@ -237,7 +237,8 @@ def _described(name: str, root: Path | None) -> Source:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from tcm_bench.config import PROJECT_ROOT, build
+    from tcm_bench.runs.build import build
+    from tcm_bench.runs.naming import PROJECT_ROOT
 
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
         data = compose("config", [f"data={name}"]).data

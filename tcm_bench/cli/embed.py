@@ -40,7 +40,7 @@ def embed(
     folder = run_folder(run, output_dir)
     import torch
 
-    from tcm_bench.trained import check_format, embedded, write_embedded
+    from tcm_bench.runs.trained import check_format, embedded, write_embedded
 
     check_format(out)  # better refused now than after minutes
     place = torch_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

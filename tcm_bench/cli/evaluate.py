@@ -11,8 +11,8 @@ import typer
 from rich.table import Table
 
 from tcm_bench.cli.runs import OutputDir, console
+from tcm_bench.report.scores import score
 from tcm_bench.report.source import KINDS, source
-from tcm_bench.scores import score
 
 if TYPE_CHECKING:
     import torch
@@ -85,8 +85,9 @@ def evaluate(
         out.mkdir(parents=True, exist_ok=True)  # better refused now than after minutes
     import torch
 
-    from tcm_bench.evaluation_files import read_evaluation, summary, write_evaluation
-    from tcm_bench.report.measured import Settings, evaluated, settings_of
+    from tcm_bench.evaluation.files import read_evaluation, summary, write_evaluation
+    from tcm_bench.evaluation.settings import Settings
+    from tcm_bench.report.measured import evaluated, settings_of
 
     if threads:
         torch.set_num_threads(threads)
@@ -121,7 +122,7 @@ def compare(
     A file of vectors is measured as the other side was.
     """
     sides = source(base, output_dir), source(other, output_dir)
-    from tcm_bench.evaluation_files import difference
+    from tcm_bench.evaluation.files import difference
     from tcm_bench.report.measured import record, shared_settings
 
     settings = shared_settings(sides)

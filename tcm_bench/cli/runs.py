@@ -10,15 +10,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tcm_bench import ledger
-from tcm_bench.labels import Label, labels
 from tcm_bench.report.source import KINDS, source
+from tcm_bench.results import ledger
+from tcm_bench.results.labels import Label, labels
 
 NAMELESS = Label("–", "–", "–", "", "–", "–")  # a run alone that has not ended, so nothing says yet what it is
 
 
 def _outputs() -> Path:
-    from tcm_bench.config import PROJECT_ROOT  # hydra: a third of a second that --help need not pay
+    from tcm_bench.runs.naming import PROJECT_ROOT  # hydra: a third of a second that --help need not pay
 
     return PROJECT_ROOT / "outputs"
 

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tcm_bench.provenance import file_sha256
+from tcm_bench.files import file_sha256
 
 log = logging.getLogger(__name__)
 

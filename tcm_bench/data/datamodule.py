@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, SequentialSampler, get_worker_info
 
-from tcm_bench.batch import Batch
+from tcm_bench.data.batch import Batch
 from tcm_bench.data.image_cache import cached_images
 from tcm_bench.data.loader import Loader
 from tcm_bench.data.sampler import ClassBalancedSampler, drawable_batch

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tcm_bench.data.csv_columns import csv_columns, labels_of
-from tcm_bench.data.folder import IMAGE_SUFFIXES, class_folders, images_below
+from tcm_bench.data.datasets.csv_columns import csv_columns, labels_of
+from tcm_bench.data.datasets.folder import IMAGE_SUFFIXES, class_folders, images_below
 from tcm_bench.data.table import ImageFiles, Paths
 
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tcm_bench.functional.pairs import Pairs
+from tcm_bench.losses.pairs import Pairs
 
 
 class External(nn.Module):

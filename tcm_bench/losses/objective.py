@@ -3,7 +3,7 @@
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tcm_bench.functional.pairs import Pairs
+from tcm_bench.losses.pairs import Pairs
 from tcm_bench.losses.tcm import TCM
 
 
@@ -11,7 +11,7 @@ class Objective(nn.Module):
     """Base loss plus TCM over one shared similarity matrix, reported term by term.
 
     Args:
-        base: Maps :class:`~tcm_bench.functional.pairs.Pairs` to a scalar.
+        base: Maps :class:`~tcm_bench.losses.pairs.Pairs` to a scalar.
         tcm: The regularizer; weights 0 for the baseline.
     """
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tcm_bench.functional.pairs import Pairs
-from tcm_bench.functional.smooth_rank import mean_over_queries, relevant_items, smooth_rank
+from tcm_bench.losses.pairs import Pairs
+from tcm_bench.losses.smooth_rank import mean_over_queries, relevant_items, smooth_rank
 
 
 def rs_at_k(

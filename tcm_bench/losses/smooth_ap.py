@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tcm_bench.functional.pairs import Pairs
-from tcm_bench.functional.smooth_rank import mean_over_queries, relevant_items, smooth_rank
+from tcm_bench.losses.pairs import Pairs
+from tcm_bench.losses.smooth_rank import mean_over_queries, relevant_items, smooth_rank
 
 
 def smooth_ap(pairs: Pairs, *, temperature: float = 0.01) -> Float[Tensor, ""]:

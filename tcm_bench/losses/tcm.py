@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tcm_bench.functional.pairs import Pairs
+from tcm_bench.losses.pairs import Pairs
 
 
 class TCMTerms(NamedTuple):

@@ -1,7 +1,5 @@
 """timm networks as backbones."""
 
-import tcm_bench.torchvision_schemas  # noqa: F401  isort: skip
-
 from collections.abc import Mapping
 from typing import Any
 

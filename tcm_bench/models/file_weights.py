@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tcm_bench.files import file_sha256
 from tcm_bench.models.state import load_exactly
-from tcm_bench.provenance import file_sha256
 
 NESTED = ("state_dict", "model_state_dict", "model", "network")  # where training code puts the tensors in a checkpoint
 # What stands on top of a backbone, or beside it, and is not part of the features that are taken from it.

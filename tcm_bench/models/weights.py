@@ -1,7 +1,5 @@
 """Where a backbone's weights come from: chance, the timm hub, or a file that a package carries."""
 
-import tcm_bench.torchvision_schemas  # noqa: F401  isort: skip
-
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -20,9 +18,9 @@ from safetensors import SafetensorError
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from tcm_bench.files import file_sha256
 from tcm_bench.models.state import load_exactly, state_sha256
 from tcm_bench.packages import Package, fetch, files
-from tcm_bench.provenance import file_sha256
 
 HUB_TIMEOUT_S = 5.0
 HUB_FILE = "model.safetensors"

@@ -1,1 +1,4 @@
-"""From archives and links to datasets on disk that are proven to be the benchmarks."""
+"""From archives and links to data sets on disk that are proven to be the benchmarks.
+
+May import `data`; nothing imports it but the command line.
+"""

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from tcm_bench.data import cars, cub, inat, sop
-from tcm_bench.data.embedded import embedded_splits
-from tcm_bench.data.folder import folder
+from tcm_bench.data.datasets import cars, cub, inat, sop
+from tcm_bench.data.datasets.bundled import embedded_splits
+from tcm_bench.data.datasets.folder import folder
 from tcm_bench.data.table import Splits
-from tcm_bench.prepare.emoji import prepare_emoji
-from tcm_bench.prepare.grocery import prepare_grocery
-from tcm_bench.prepare.icons import prepare_icons
-from tcm_bench.prepare.mnist import prepare_fashion_mnist, prepare_mnist
+from tcm_bench.prepare.recipes.emoji import prepare_emoji
+from tcm_bench.prepare.recipes.grocery import prepare_grocery
+from tcm_bench.prepare.recipes.icons import prepare_icons
+from tcm_bench.prepare.recipes.mnist import prepare_fashion_mnist, prepare_mnist
 
 GIB = 2**30
 

@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from tcm_bench.data.decode import DAMAGED, rgb
-from tcm_bench.provenance import cores
+from tcm_bench.process import cores
 
 DIGEST_BYTES = 16  # a chance of 1e-27 that two of half a million images share one
 CHUNK = 64  # files handed to a process at a time

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
 from tcm_bench.data.table import ImageFiles, Splits
-from tcm_bench.ledger import write_atomic
+from tcm_bench.files import write_atomic
 from tcm_bench.prepare.catalog import Dataset
 from tcm_bench.prepare.download import download, hashes
 from tcm_bench.prepare.progress import gigabytes

@@ -10,9 +10,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tcm_bench.ledger import Result, Run, write_atomic
+from tcm_bench.files import write_atomic
 from tcm_bench.report.fold import SETTINGS, Comparisons, fold
-from tcm_bench.scores import Score, score
+from tcm_bench.report.scores import Score, score
+from tcm_bench.results.ledger import Result, Run
 
 DASH = "–"
 ENOUGH_SEEDS = 3  # for a claim about OPIS

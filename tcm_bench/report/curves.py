@@ -11,13 +11,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tcm_bench.data.vectors import vector_set
-from tcm_bench.functional.threshold import operating_curves, utility
-from tcm_bench.labels import Label, is_base, labels
-from tcm_bench.ledger import Run, read_result
-from tcm_bench.report.measured import Settings, record, shared_settings
+from tcm_bench.data.datasets.vectors import vector_set
+from tcm_bench.evaluation.settings import Settings
+from tcm_bench.evaluation.threshold import operating_curves, utility
+from tcm_bench.report.measured import record, shared_settings
+from tcm_bench.report.scores import compared, score
 from tcm_bench.report.source import Source
-from tcm_bench.scores import compared, score
+from tcm_bench.results.labels import Label, is_base, labels
+from tcm_bench.results.ledger import Run, read_result
 
 STEPS = 241  # of the drawn axis; OPIS itself comes from the row
 MARGIN = 0.3  # of the calibration range, drawn on either side of it
@@ -176,7 +177,7 @@ def curves_of_vectors(file: Path, thresholds: np.ndarray, *, axis: str, c: float
     """Utility of every class that has a positive pair, in float64.
 
     Args:
-        file: See `tcm_bench.data.vectors.vector_set`.
+        file: See `tcm_bench.data.datasets.vectors.vector_set`.
         thresholds: Increasing, in units of the axis.
         axis: `distance` or `similarity`.
         c: Weight of sensitivity against specificity.

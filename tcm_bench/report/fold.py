@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from tcm_bench.functional.statistics import paired_difference
-from tcm_bench.labels import FACTORS, Label, is_base, labels, shared_by_hand
-from tcm_bench.ledger import Result, Run
-from tcm_bench.scores import compared
+from tcm_bench.evaluation.bootstrap import paired_difference
+from tcm_bench.report.scores import compared
+from tcm_bench.results.labels import FACTORS, Label, is_base, labels, shared_by_hand
+from tcm_bench.results.ledger import Result, Run
 
 BASE_ARM = "none"
 SETTINGS = ("axis", "far_bounds", "steps", "c", "eps", "ranking")
@@ -29,7 +29,7 @@ class Comparisons:
         rows: One row per comparison and TCM variant, with the `columns` of `scores`; fractions. NaN where an arm is
             missing or a score is undefined in one of the seeds. `*_change_low` and `*_change_high` bound the paired
             difference, TCM minus base, at 95 %; they need two seeds.
-        scores: Names of what is compared, see `tcm_bench.scores.compared`.
+        scores: Names of what is compared, see `tcm_bench.report.scores.compared`.
         settings: The distinct settings behind OPIS of the finished runs; more than one cannot be compared.
         by_hand: What was set by hand for all runs alike.
         commits: The distinct commits of the code behind them, `+` marking local changes.

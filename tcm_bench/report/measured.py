@@ -1,9 +1,8 @@
 """Evaluations of whatever was named, each in the way that its run asks for unless told otherwise."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,42 +10,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from tcm_bench.data.vectors import VectorSet, vector_set
-from tcm_bench.evaluation_files import EvaluationRecord, read_evaluation
-from tcm_bench.functional.evaluation import Evaluation, check_settings, evaluate
-from tcm_bench.ledger import CONFIG, EVALUATION, RESULT, read_result
+from tcm_bench.data.datasets.vectors import VectorSet, vector_set
+from tcm_bench.evaluation.evaluate import Evaluation, evaluate
+from tcm_bench.evaluation.files import EvaluationRecord, read_evaluation
+from tcm_bench.evaluation.settings import Settings
 from tcm_bench.report.source import Source
-
-METRIC = "tcm_bench.metrics.evaluation.Evaluation"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How an evaluation is made; see :func:`tcm_bench.functional.evaluation.evaluate`."""
-
-    ks: tuple[int, ...] = (1, 2, 4, 8)
-    axis: Literal["distance", "similarity"] = "distance"
-    far_bounds: tuple[float, float] = (0.01, 0.1)
-    steps: int = 101
-    c: float = 1.0
-    eps: float = 0.1
-    ranking: Literal["mean", "pointwise"] = "mean"
-    far_levels: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse what is outside its range."""
-        check_settings(**asdict(self))
-
-    @classmethod
-    def of(cls, found: dict[str, Any]) -> "Settings":
-        """From plain values by name; others are passed over."""
-        known = {field.name: found[field.name] for field in fields(cls) if field.name in found}
-        plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in known.items()}
-        return cls(**plain)
-
-    def recorded(self) -> dict[str, Any]:
-        """What is stored with an evaluation, and must be the same for two that are compared."""
-        return {name: value for name, value in asdict(self).items() if name not in ("ks", "far_levels")}
+from tcm_bench.results.ledger import CONFIG, EVALUATION, RESULT, read_result
 
 
 def settings_of(source: Source) -> tuple[Settings, Path] | None:
@@ -64,7 +33,7 @@ def settings_of(source: Source) -> tuple[Settings, Path] | None:
     if file.is_file():
         try:
             metrics = OmegaConf.to_container(OmegaConf.load(file).metrics)
-            nodes = [node for node in dict(metrics).values() if node.get("_target_") == METRIC]  # type: ignore[arg-type]
+            nodes = [node for node in dict(metrics).values() if "far_bounds" in node]  # type: ignore[arg-type]
             return (Settings.of(nodes[0]), file) if nodes else None
         except (OSError, YAMLError, OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
             raise ValueError(

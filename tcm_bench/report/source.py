@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from tcm_bench.ledger import CONFIG, EMBEDDINGS, EVALUATION, RESULT, RUNNING, WEIGHTS
+from tcm_bench.results.ledger import CONFIG, EMBEDDINGS, EVALUATION, RESULT, RUNNING, WEIGHTS
 
 KINDS = (
     "a run (its id, the start of its id, or its folder), a folder that `tcm-bench evaluate --out` wrote, or a file of "

@@ -119,7 +119,7 @@ def straightforward_opis(x: Tensor, labels: Tensor, steps: int = 101) -> None:
 
 def ours(x: Tensor, labels: Tensor) -> None:
     """Everything."""
-    from tcm_bench.functional.evaluation import evaluate
+    from tcm_bench.evaluation.evaluate import evaluate
 
     evaluate(x, labels, ks=KS)
 

@@ -3,8 +3,6 @@
 Twenty images prove that weights and preprocessing go together, not an accuracy. The ResNet-50 v1 is fetched by npm.
 """
 
-import tcm_bench.torchvision_schemas  # noqa: F401  isort: skip
-
 from importlib import metadata
 from pathlib import Path
 

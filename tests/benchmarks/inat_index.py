@@ -17,7 +17,7 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from tcm_bench.data.inat import COUNTS, inat
+from tcm_bench.data.datasets.inat import COUNTS, inat
 
 LINE = "train_val2018/Plantae/{species}/{image:032x}.jpg\n"
 MIB = 2**20

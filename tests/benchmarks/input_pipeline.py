@@ -25,8 +25,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import tcm_bench.torchvision_schemas  # noqa: F401  isort: skip
-
 import numpy as np
 import simplejpeg
 import torch

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from tcm_bench.cli.app import app
 from tcm_bench.cli.data import EMBEDDED, _described
-from tcm_bench.config import PROJECT_ROOT
 from tcm_bench.prepare.catalog import DATASETS
+from tcm_bench.runs.naming import PROJECT_ROOT
 
 COMMAND = Path(sys.executable).with_name("tcm-bench")
 FIXTURES = {
@@ -152,7 +152,7 @@ LISTS = {  # of the small copies in tests/official.py, as sha256sum gives it for
 
 def small_benchmark(name, monkeypatch, fingerprints):
     """Makes the small copy of a benchmark the benchmark itself."""
-    monkeypatch.setattr(sys.modules[f"tcm_bench.data.{name}"], "COUNTS", official.COUNTS)
+    monkeypatch.setattr(sys.modules[f"tcm_bench.data.datasets.{name}"], "COUNTS", official.COUNTS)
     small = dataclasses.replace(DATASETS[name], counts=official.COUNTS, fingerprints=fingerprints)
     monkeypatch.setitem(DATASETS, name, small)
 

@@ -12,7 +12,7 @@ import torch
 from command_line import numbers, sentence, tcm_bench
 from safetensors.torch import save_file
 
-from tcm_bench import ledger
+from tcm_bench.results import ledger
 
 rng = np.random.default_rng(4)
 LABELS = np.append(rng.integers(6, size=35), 11)  # the last class has a single item

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from tcm_bench import ledger
 from tcm_bench.cli.app import app
+from tcm_bench.results import ledger
 
 LABELS = torch.arange(8).repeat_interleave(4)
 

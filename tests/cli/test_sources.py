@@ -6,11 +6,11 @@ from command_line import numbers, sentence, tcm_bench
 from hydra import compose, initialize_config_dir
 from vectors import SMALL, head, write_vectors
 
-from tcm_bench import ledger
-from tcm_bench.config import PROJECT_ROOT, choices
 from tcm_bench.report.curves import utility_figure
 from tcm_bench.report.source import source
-from tcm_bench.run import execute
+from tcm_bench.results import ledger
+from tcm_bench.runs.naming import PROJECT_ROOT, choices
+from tcm_bench.runs.run import execute
 
 OWN = {"axis": "similarity", "far_bounds": [0.05, 0.5], "steps": 7, "c": 2.0, "eps": 0.25, "ranking": "pointwise"}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from tcm_bench.batch import Batch
+from tcm_bench.data.batch import Batch
 from tcm_bench.data.datamodule import Draw, EvaluationDraws, RetrievalData, TableDataset
 from tcm_bench.data.sampler import ClassBalancedSampler
 from tcm_bench.data.table import FeatureTable, ImageArray, Splits

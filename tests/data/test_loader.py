@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from tcm_bench.config import ConfigurationError
 from tcm_bench.data.loader import Loader
+from tcm_bench.runs.build import ConfigurationError
 
 
 class Threads(Dataset):

@@ -8,11 +8,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tcm_bench.functional.pairs import Pairs, unit_norm
 from tcm_bench.losses.objective import Objective
+from tcm_bench.losses.pairs import Pairs
 from tcm_bench.losses.rs_at_k import rs_at_k
 from tcm_bench.losses.smooth_ap import smooth_ap
 from tcm_bench.losses.tcm import TCM, tcm_terms
+from tcm_bench.unit_norm import unit_norm
 
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = [(group, path.stem) for group in ("loss", "tcm") for path in sorted((CONF / group).glob("*.yaml"))]

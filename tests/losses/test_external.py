@@ -1,8 +1,9 @@
 import torch
 from pytorch_metric_learning import losses as published
 
-from tcm_bench.functional.pairs import Pairs, unit_norm
 from tcm_bench.losses.external import External
+from tcm_bench.losses.pairs import Pairs
+from tcm_bench.unit_norm import unit_norm
 
 
 class Product(torch.nn.Module):

@@ -1,11 +1,12 @@
 import pytest
 import torch
 
-from tcm_bench.functional.pairs import Pairs, unit_norm
 from tcm_bench.losses.objective import Objective
+from tcm_bench.losses.pairs import Pairs
 from tcm_bench.losses.rs_at_k import RSAtK
 from tcm_bench.losses.smooth_ap import SmoothAP
 from tcm_bench.losses.tcm import TCM
+from tcm_bench.unit_norm import unit_norm
 
 
 def batch():

@@ -4,8 +4,9 @@ import pytest
 import reference
 import torch
 
-from tcm_bench.functional.pairs import Pairs, unit_norm
+from tcm_bench.losses.pairs import Pairs
 from tcm_bench.losses.rs_at_k import RSAtK, rs_at_k
+from tcm_bench.unit_norm import unit_norm
 
 
 def batch(seed, labels):

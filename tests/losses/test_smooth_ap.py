@@ -3,8 +3,9 @@ import reference
 import torch
 from pytorch_metric_learning import losses as published
 
-from tcm_bench.functional.pairs import Pairs, unit_norm
+from tcm_bench.losses.pairs import Pairs
 from tcm_bench.losses.smooth_ap import SmoothAP, smooth_ap
+from tcm_bench.unit_norm import unit_norm
 
 
 def batch(seed, labels):

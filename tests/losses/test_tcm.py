@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_metric_learning import losses as published
 
-from tcm_bench.functional.pairs import Pairs, unit_norm
+from tcm_bench.losses.pairs import Pairs
 from tcm_bench.losses.tcm import TCM, tcm_terms
+from tcm_bench.unit_norm import unit_norm
 
 
 def batch(seed, items=12, dim=3, classes=4, noise=0.5):

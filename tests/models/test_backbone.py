@@ -10,10 +10,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from tcm_bench.config import build
 from tcm_bench.models.backbone import TimmBackbone
 from tcm_bench.models.embedder import Embedder
 from tcm_bench.models.weights import RandomWeights
+from tcm_bench.runs.build import build
 
 FOLDER = Path(__file__).resolve().parents[2] / "conf" / "model"
 NAMES = sorted(path.stem for path in (FOLDER / "backbone").glob("*.yaml") if path.stem != "none")

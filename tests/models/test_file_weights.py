@@ -7,8 +7,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from tcm_bench.files import file_sha256
 from tcm_bench.models.file_weights import FileWeights
-from tcm_bench.provenance import file_sha256
 
 SMALL = {"channels": [8, 8, 16, 24], "stem_width": 8}
 VIT = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2}

@@ -24,6 +24,7 @@ from torchvision.models import MobileNet_V2_Weights, resnet50
 
 from tcm_bench.data.decode import Picture, picture
 from tcm_bench.data.transforms import Preprocessing
+from tcm_bench.files import file_sha256
 from tcm_bench.models.weights import (
     HubWeights,
     ImgsimWeights,
@@ -31,7 +32,6 @@ from tcm_bench.models.weights import (
     RandomWeights,
     SameOrderWeights,
 )
-from tcm_bench.provenance import file_sha256
 
 BACKBONES = Path(__file__).resolve().parents[2] / "conf" / "model" / "backbone"
 

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
-from tcm_bench.data.folder import folder
+from tcm_bench.data.datasets.folder import folder
 from tcm_bench.packages import Package
-from tcm_bench.prepare import catalog, emoji, grocery, icons, mnist
+from tcm_bench.prepare import catalog
+from tcm_bench.prepare.recipes import emoji, grocery, icons, mnist
 
 SQUARE = '<path d="M{x} {y}h{w}v{w}h-{w}z" fill="currentColor"/>'
 MID_SIZE = ("emoji-full", "icons-full", "mnist", "fashion-mnist", "grocery")

@@ -17,7 +17,7 @@ import official
 import pytest
 from mirror import Answer, Mirror
 
-from tcm_bench.data.folder import folder
+from tcm_bench.data.datasets.folder import folder
 from tcm_bench.prepare import catalog
 from tcm_bench.prepare.catalog import Archive, dataset
 from tcm_bench.prepare.prepare import PREPARED, prepare, read_prepared

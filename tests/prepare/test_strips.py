@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tcm_bench.data.embedded import embedded_splits, read_table
-from tcm_bench.prepare.drawings import Drawing, Recipe, distinct, halves
-from tcm_bench.prepare.strips import build, set_files
+from tcm_bench.data.datasets.bundled import embedded_splits, read_table
+from tcm_bench.prepare.recipes.drawings import Drawing, Recipe, distinct, halves
+from tcm_bench.prepare.recipes.strips import build, set_files
 
 
 def drawings(classes: int = 6, images: int = 3, side: int = 8):

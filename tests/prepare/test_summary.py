@@ -6,7 +6,7 @@ import numpy as np
 import official
 import pytest
 
-from tcm_bench.data.folder import folder
+from tcm_bench.data.datasets.folder import folder
 from tcm_bench.data.table import FeatureTable, ImageArray
 from tcm_bench.prepare.summary import histogram, summary
 

@@ -11,11 +11,11 @@ import official
 import pytest
 from PIL import Image
 
-from tcm_bench.data.cub import cub
-from tcm_bench.data.embedded import embedded_splits
-from tcm_bench.data.folder import folder
+from tcm_bench.data.datasets.bundled import embedded_splits
+from tcm_bench.data.datasets.cub import cub
+from tcm_bench.data.datasets.folder import folder
+from tcm_bench.data.datasets.table_file import table_splits
 from tcm_bench.data.table import FeatureTable, Splits
-from tcm_bench.data.table_file import table_splits
 from tcm_bench.prepare.prepare import PREPARED
 from tcm_bench.prepare.verify import Count, item_paths, verify
 

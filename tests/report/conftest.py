@@ -1,8 +1,8 @@
-"""Rows of runs as `tcm_bench.ledger` writes them."""
+"""Rows of runs as `tcm_bench.results.ledger` writes them."""
 
 import pytest
 
-from tcm_bench.ledger import Result, read_result, science_hash, write_result
+from tcm_bench.results.ledger import Result, read_result, science_hash, write_result
 
 SETTINGS = {"axis": "distance", "far_bounds": [0.01, 0.1], "steps": 101, "c": 1.0, "eps": 0.1, "ranking": "mean"}
 

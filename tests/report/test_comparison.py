@@ -7,8 +7,8 @@ import math
 import pytest
 from rich.console import Console
 
-from tcm_bench.ledger import Run
 from tcm_bench.report.comparison import comparison_table, write_comparison
+from tcm_bench.results.ledger import Run
 
 DATA = ("quickdraw", "emoji", "icons", "kanji")
 BACKBONES = ("resnet50_imgsim", "vit_small_imgfocus")

@@ -6,10 +6,10 @@ import torch
 from matplotlib.image import imread
 from safetensors.torch import save_file
 
-from tcm_bench.functional.threshold import threshold_consistency
-from tcm_bench.ledger import EMBEDDINGS, write_result
+from tcm_bench.evaluation.threshold import threshold_consistency
 from tcm_bench.report.curves import curves_of_vectors, utility_figure, write_utility_figure
 from tcm_bench.report.source import Source
+from tcm_bench.results.ledger import EMBEDDINGS, write_result
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from tcm_bench.ledger import Run
 from tcm_bench.report.fold import columns, fold
+from tcm_bench.results.ledger import Run
 
 SCORES = ("recall_at_1", "opis", "opis_10pct")
 

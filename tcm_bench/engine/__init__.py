@@ -1,1 +1,0 @@
-"""Training: the Lightning module and its callbacks. No formula lives here."""

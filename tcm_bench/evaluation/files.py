@@ -1,0 +1,250 @@
+"""An evaluation on disk: its numbers in `evaluation.json`, what each class contributed in two parquet files.
+
+`classes.parquet` has one row a class, by increasing label: `label`, `images`, `queries`, `hits_at_<k>`, `positives` and
+`negatives` (pairs), `mean_utility` (over the calibration range). `curves.parquet` has one row a class and threshold:
+`label`, `threshold`, `accepted_positives`, `accepted_negatives`, `sensitivity`, `specificity`, `utility`; no row at all
+if there is no pair of two classes. What is undefined is null in all three, and `reason` in the first says why.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pyarrow import parquet
+
+from tcm_bench.evaluation.bootstrap import (
+    CONFIDENCE,
+    RESAMPLES,
+    Estimate,
+    PerClass,
+    class_bootstrap,
+    class_difference,
+)
+from tcm_bench.evaluation.evaluate import Evaluation, score_name
+from tcm_bench.files import replacing, write_atomic
+from tcm_bench.results.ledger import EVALUATION as SUMMARY
+
+CLASSES, CURVES = "classes.parquet", "curves.parquet"
+BOOTSTRAP_SEED = 0
+
+
+def summary(evaluation: Evaluation, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All numbers of an evaluation as plain values, by the names that a run's row uses.
+
+    Args:
+        evaluation: What was found.
+        settings: What decided it: ``axis``, ``far_bounds``, ``steps``, ``c``, ``eps`` and ``ranking``.
+
+    Returns:
+        Scores, the calibration range, counts, and the scores' errors by a bootstrap over classes. `counts.classes`
+        are all classes, the `singletons` among them have no positive pair. None for what is undefined; then
+        `reason` says why.
+    """
+    found, eps = evaluation.consistency, settings["eps"]
+    errors = class_bootstrap(
+        PerClass.of(evaluation, eps=eps, ranking=settings["ranking"]),
+        resamples=RESAMPLES,
+        confidence=CONFIDENCE,
+        seed=BOOTSTRAP_SEED,
+    )
+    named = {score_name(name, eps): estimate for name, estimate in errors.items()}
+    no_query = None if int(evaluation.queries.sum()) else "recall: there is no query"
+    return _plain(
+        {
+            **evaluation.scores(eps),
+            "reason": "; ".join(filter(None, (found.reason, no_query))) or None,
+            "counts": {
+                "images": int(evaluation.sizes.sum()),
+                "queries": int(evaluation.queries.sum()),
+                "classes": len(evaluation.classes),
+                "singletons": found.singletons,
+                "positive_pairs": found.num_positive_pairs,
+                "negative_pairs": found.num_negative_pairs,
+            },
+            "standard_errors": {name: estimate.standard_error for name, estimate in named.items()},
+            "intervals": {name: [estimate.low, estimate.high] for name, estimate in named.items()},
+            "bootstrap": {
+                "over": "classes",
+                "resamples": RESAMPLES,
+                "confidence": CONFIDENCE,
+                "seed": BOOTSTRAP_SEED,
+            },
+            "settings": {**settings, "far_bounds": list(settings["far_bounds"])},
+        }
+    )
+
+
+def write_evaluation(
+    evaluation: Evaluation, folder: Path, settings: Mapping[str, Any], *, labels: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Store an evaluation in a folder, which is made if need be.
+
+    Each file is replaced in one step, and `evaluation.json` comes last: where it is, the others are and are of it.
+
+    Args:
+        evaluation: What was found.
+        folder: A run's, or any.
+        settings: See `summary`.
+        labels: The class of each row of the evaluation, if not its number: strings, for example.
+
+    Returns:
+        The `summary`.
+    """
+    numbers = summary(evaluation, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SUMMARY).unlink(missing_ok=True)
+    names = evaluation.classes.cpu().numpy() if labels is None else labels
+    for name, table in ((CLASSES, _classes(evaluation, names)), (CURVES, _curves(evaluation, names))):
+        with replacing(folder / name) as temporary:
+            parquet.write_table(table, temporary, compression="zstd")
+    write_atomic(folder / SUMMARY, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+    return numbers
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationRecord:
+    """An evaluation as it is compared and drawn: read back, or just made.
+
+    Attributes:
+        source: The folder that it was read from, or the file that was evaluated.
+        numbers: See `summary`.
+        labels: Of the classes, increasing.
+        per_class: What each of them contributed.
+    """
+
+    source: Path
+    numbers: dict[str, Any]
+    labels: np.ndarray
+    per_class: PerClass
+
+    @classmethod
+    def of(
+        cls, evaluation: Evaluation, source: Path, settings: Mapping[str, Any], labels: np.ndarray
+    ) -> "EvaluationRecord":
+        """What was just found in `source`; the other arguments as in `write_evaluation`."""
+        per_class = PerClass.of(evaluation, eps=settings["eps"], ranking=settings["ranking"])
+        return cls(source, summary(evaluation, settings), labels, per_class)
+
+
+def read_evaluation(folder: Path) -> EvaluationRecord:
+    """What `write_evaluation` stored.
+
+    Raises:
+        ValueError: If there is none, or its files are damaged.
+    """
+    if not (folder / SUMMARY).is_file():
+        raise ValueError(
+            f"there is no evaluation in {folder}; `tcm-bench evaluate FILE_OR_RUN --out {folder}` stores one there"
+        )
+    try:
+        numbers = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        settings = numbers["settings"]
+        classes = parquet.read_table(folder / CLASSES)
+        curves = parquet.read_table(folder / CURVES, columns=["threshold", "utility"])
+        hits = [name for name in classes.column_names if name.startswith("hits_at_")]
+        shape = (len(classes), settings["steps"])
+        values = {
+            name: curves[name].to_numpy().reshape(shape) if len(curves) else np.full(shape, math.nan)
+            for name in curves.column_names
+        }
+        per_class = PerClass(
+            ks=tuple(int(name.removeprefix("hits_at_")) for name in hits),
+            queries=_tensor(classes["queries"].to_numpy()),
+            hits=_tensor(
+                np.array([classes[name].to_numpy() for name in hits], np.int64).reshape(len(hits), len(classes)).T
+            ),
+            utilities=_tensor(values["utility"]),
+            thresholds=_tensor(values["threshold"][0]),
+            eps=settings["eps"],
+            ranking=settings["ranking"],
+        )
+        return EvaluationRecord(folder, numbers, np.array(classes["label"].to_pylist()), per_class)
+    except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
+        raise ValueError(
+            f"the evaluation in {folder} is damaged ({str(error).partition(chr(10))[0]}); evaluate once more"
+        ) from error
+
+
+def difference(base: EvaluationRecord, other: EvaluationRecord) -> dict[str, Estimate]:
+    """``other - base`` of every score that both have, on the same test set, by a bootstrap over its classes.
+
+    Returns:
+        By name, as in `summary`.
+
+    Raises:
+        ValueError: If test set or settings differ.
+    """
+    if len(base.labels) != len(other.labels) or (base.labels != other.labels).any():
+        missing = {*base.labels.tolist()} ^ {*other.labels.tolist()}
+        raise ValueError(
+            f"{base.source} and {other.source} were not measured on the same test set: {len(base.labels)} and "
+            f"{len(other.labels)} classes, of which {len(missing)} are in one only"
+        )
+    for name, value in base.numbers["settings"].items():
+        if (others := other.numbers["settings"].get(name)) != value:
+            raise ValueError(
+                f"{base.source} was measured with {name} {value} and {other.source} with {others}; "
+                "evaluate both in one way"
+            )
+    found = class_difference(base.per_class, other.per_class, seed=BOOTSTRAP_SEED)
+    return {score_name(name, base.per_class.eps): estimate for name, estimate in found.items()}
+
+
+def _classes(evaluation: Evaluation, labels: np.ndarray) -> pa.Table:
+    found, per_class = evaluation.consistency, PerClass.of(evaluation)
+    span = per_class.thresholds[-1] - per_class.thresholds[0]
+    counts = {name: getattr(found.curves, name, None) for name in ("positives", "negatives")}
+    columns = {
+        "images": evaluation.sizes,
+        "queries": evaluation.queries,
+        **{f"hits_at_{k}": hits for k, hits in zip(evaluation.ks, evaluation.hits.T, strict=True)},
+        **{name: torch.full(labels.shape, math.nan) if count is None else count for name, count in counts.items()},
+        "mean_utility": torch.trapezoid(per_class.utilities, per_class.thresholds) / span,
+    }
+    return pa.table({"label": labels, **{name: _column(column) for name, column in columns.items()}})
+
+
+def _curves(evaluation: Evaluation, labels: np.ndarray) -> pa.Table:
+    found = evaluation.consistency
+    curves = found.curves
+    steps = len(found.thresholds) if curves else 0
+    # NaN where there is no curve, so that the same columns come out.
+    nothing = torch.empty(len(labels), 0)
+    columns = {
+        "accepted_positives": curves.accepted_positives if curves else nothing.long(),
+        "accepted_negatives": curves.accepted_negatives if curves else nothing.long(),
+        "sensitivity": curves.sensitivity if curves else nothing.double(),
+        "specificity": curves.specificity if curves else nothing.double(),
+        "utility": PerClass.of(evaluation).utilities[:, :steps],
+    }
+    return pa.table(
+        {
+            "label": pa.array(labels).take(np.repeat(np.arange(len(labels)), steps)),
+            "threshold": np.tile(found.thresholds.cpu().numpy()[:steps], len(labels)),
+            **{name: _column(column.flatten()) for name, column in columns.items()},
+        }
+    )
+
+
+def _column(values: torch.Tensor) -> pa.Array:
+    """NaN becomes null."""
+    return pa.array(values.cpu().numpy(), from_pandas=True)
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(values))  # a copy: parquet's memory may not be written to
+
+
+def _plain(value: Any) -> Any:
+    """None for NaN, at any depth."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,4 +1,0 @@
-"""Pure functions on tensors: pairs, retrieval, thresholds, statistics.
-
-Nothing here knows of configuration, files or training.
-"""

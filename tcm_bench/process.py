@@ -1,0 +1,70 @@
+"""A process among others: whether it is the first of its run, and what Ctrl-C does to it.
+
+Imports nothing that takes time, so that Ctrl-C is answered from the start.
+"""
+
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+RUN_INTERRUPTED = "interrupted; the same command goes on from here"
+INTERRUPTED = 130  # the exit status that shells give to what was stopped by Ctrl-C
+
+
+def is_first_process() -> bool:
+    """Whether this process looks after its run's folder: it runs alone, or is the first of those that share the run.
+
+    Told from what torchrun, srun and Lightning's launcher set before any of them has met the others.
+    """
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    return all(int(os.environ.get(name) or 0) == 0 for name in ranks)
+
+
+def cores() -> int:
+    """Cores that this process may use; all there are where the system cannot say (macOS)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def leave_on_ctrl_c(line: str) -> None:
+    """From here on Ctrl-C ends this process on the spot, with `line` and status 130.
+
+    For the seconds in which nothing is done yet but importing: an exception there can be swallowed or shown by whatever
+    is being imported. Where Ctrl-C is ignored (nohup, a shell's `&`) it stays so.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _Leave(line))
+
+
+def raise_on_ctrl_c() -> None:
+    """From here on Ctrl-C is a KeyboardInterrupt, because there is something to put in order.
+
+    One that was held back (:func:`hold_ctrl_c`) takes effect now.
+    """
+    if isinstance(signal.getsignal(signal.SIGINT), _Leave):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+class _Leave:
+    """A signal's handler that says a line and ends the process."""
+
+    def __init__(self, line: str) -> None:
+        self.line = line
+
+    def __call__(self, *_: Any) -> NoReturn:
+        if is_first_process():
+            os.write(2, f"\n{self.line}\n".encode())
+        os._exit(INTERRUPTED)
+
+
+def hold_ctrl_c() -> None:
+    """Keep Ctrl-C from this thread and from the processes that it starts, until they ask for it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def end_interrupted(line: str) -> NoReturn:
+    """Leave with `line` and status 130, as after Ctrl-C; only the first process says it."""
+    if is_first_process():
+        sys.stderr.write(f"\n{line}\n")
+    sys.exit(INTERRUPTED)

@@ -1,0 +1,335 @@
+"""One experiment: from a configuration to trained weights, stored embeddings and numbers."""
+
+import copy
+import logging
+import math
+import os
+import pickle
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torchmetrics import MetricCollection
+
+from tcm_bench.data.batch import Batch
+from tcm_bench.data.datamodule import RetrievalData
+from tcm_bench.data.features import frozen_features
+from tcm_bench.data.table import FeatureTable, ImageTable, Splits, Table
+from tcm_bench.evaluation.files import write_evaluation
+from tcm_bench.evaluation.gathered import EmbeddingMetric
+from tcm_bench.evaluation.metric import Evaluation
+from tcm_bench.evaluation.retrieval import recall_at_k
+from tcm_bench.losses.objective import Objective
+from tcm_bench.models.embedder import Embedder
+from tcm_bench.process import is_first_process
+from tcm_bench.results.ledger import EMBEDDINGS, WEIGHTS, write_progress
+from tcm_bench.runs.build import ConfigurationError, build
+from tcm_bench.runs.watchers import describe
+from tcm_bench.training.callbacks import CHECKPOINT
+from tcm_bench.training.module import RetrievalModule
+
+log = logging.getLogger(__name__)
+
+NOT_A_SCORE = ("num_", "d_m")  # counts and the ends of the calibration range have places of their own
+HARMLESS = (  # what Lightning says of a run that does as it was told
+    ".*does not have many workers.*",
+    ".*exists and is not empty.*",
+    ".*LeafSpec.*",
+    ".*in eval mode at the start of training.*",  # what is frozen
+    ".*logging interval.*",  # terms are logged once an epoch, whatever the interval
+    ".*sync_dist=True.*",  # what is logged is the same on every process
+    ".*all_gather is deprecated.*",  # Lightning's own call
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an experiment adds to its row; see `tcm_bench.results.ledger.Result`."""
+
+    reason: str | None = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    threshold: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
+    data_hash: str | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is put together from.
+
+    Attributes:
+        data: Loaders over images, or over vectors.
+        embedder: The network that is trained.
+        identity: Names the backbone and its weights; empty if the data came as vectors.
+    """
+
+    data: RetrievalData
+    embedder: Embedder
+    identity: dict[str, Any]
+
+
+def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measured:
+    """Build everything from `cfg`, train it, store the test embeddings and return what was measured.
+
+    Training goes on from the last epoch's checkpoint if the run was killed.
+
+    Args:
+        cfg: A composed configuration.
+        run_dir: Where everything is written.
+        loggers: Told of every epoch, and of data and network as soon as they are known.
+    """
+    device = _device(cfg)
+    torch.set_num_threads(cfg.machine.threads)
+    torch.set_flush_denormal(True)  # sigmoids of far pairs make denormals, which are a hundred times slower
+    logging.captureWarnings(True)
+    trusted = list(cfg.trusted_packages)
+
+    splits = build(cfg.data.splits, trusted)
+    counted = _with_number_of_classes(cfg, splits)
+    parts = _assemble(cfg, trusted, splits, run_dir)
+    metrics = {name: build(node, trusted) for name, node in cfg.metrics.items()}
+    _seed(cfg)
+    module = RetrievalModule(
+        parts.embedder,
+        Objective(build(counted.loss, trusted), build(cfg.tcm, trusted)),
+        MetricCollection(metrics),
+        build(cfg.optim.optimizer, trusted),
+        build(cfg.optim.schedule, trusted),
+        head_lr_scale=cfg.optim.head_lr_scale,
+        chunk_size=cfg.machine.chunk_size,
+        seed=cfg.seed,
+    )
+    for metric in module.test_metrics.values():
+        if isinstance(metric, EmbeddingMetric):
+            metric.query, metric.gallery = _roles(splits.test)
+    describe(loggers, data_hash=splits.fingerprint, network=parts.identity)
+    with warnings.catch_warnings():
+        for known in HARMLESS:
+            warnings.filterwarnings("ignore", message=known)
+        trainer = _trainer(cfg, trusted, run_dir, loggers)
+        before = _before_training(parts, device) if is_first_process() else math.nan
+        checkpoint = run_dir / CHECKPOINT
+        resumes = not cfg.force and _is_whole(checkpoint)  # if forced, another process may be about to delete it
+        trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint if resumes else None)
+        write_progress(run_dir, "test")
+        trainer.test(module, datamodule=parts.data, verbose=False)
+    _store(run_dir, module)
+    if trainer.is_global_zero:
+        checkpoint.unlink(missing_ok=True)  # only a run that has not ended needs it
+    return _measured(module, splits, parts, before)
+
+
+def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path) -> Parts:
+    """Data and network. Backbone and head are seeded apart, so that cached features leave the head's start as it is."""
+    transforms = {
+        name: build(cfg.data[name], trusted) for name in ("train_transform", "test_transform") if name in cfg.data
+    }
+    make_data = build(cfg.data.loader, trusted)
+    identity: dict[str, Any] = {}
+    backbone = None
+    if isinstance(splits.train, ImageTable):
+        _seed(cfg)
+        backbone = build(cfg.model.backbone, trusted)
+        identity = backbone.identity
+        if cfg.model.freeze == "backbone":
+            splits = frozen_features(
+                backbone,
+                splits,
+                transforms.pop("test_transform"),
+                cache_dir=Path(cfg.machine.cache_dir),
+                device=_device(cfg),
+                num_workers=cfg.machine.num_workers,
+                on_progress=lambda done, total: write_progress(run_dir, "features", done, total),
+                progress_bar=bool(cfg.machine.progress),
+            )
+            transforms.clear()
+    elif "_target_" in cfg.model.backbone:
+        raise ConfigurationError(
+            "the data are vectors already, so model/backbone would name a network that is not used; leave it out, or "
+            "write model/backbone=none"
+        )
+    _seed(cfg)
+    make_head = build(cfg.model.head, trusted)
+    if isinstance(splits.train, FeatureTable):
+        embedder = Embedder(None, make_head, freeze=cfg.model.freeze, num_features=splits.train.num_features)
+        if cfg.model.center:
+            sample = np.linspace(0, len(splits.train) - 1, min(len(splits.train), 10_000)).astype(int)
+            cast(Any, embedder.head).center(torch.from_numpy(np.asarray(splits.train.features[sample])))
+    else:
+        embedder = Embedder(backbone, make_head, freeze=cfg.model.freeze)
+    return Parts(make_data(splits=splits, **transforms), embedder, identity)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether there is a checkpoint to go on from; one cut short by a full disk is passed over."""
+    if not checkpoint.exists():
+        return False
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        log.warning("%s cannot be read (%s): training starts over", checkpoint, str(error).partition("\n")[0])
+        return False
+    return True
+
+
+def _seed(cfg: DictConfig) -> None:
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+
+
+def _device(cfg: DictConfig) -> str:
+    wanted = cfg.machine.accelerator
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    device = {"gpu": "cuda"}.get(wanted, wanted)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(
+            f"machine.accelerator={wanted}, and torch {torch.__version__} sees no GPU here: take "
+            "machine.accelerator=cpu, or a machine and a build of torch with CUDA"
+        )
+    return device
+
+
+def _with_number_of_classes(cfg: DictConfig, splits: Splits) -> DictConfig:
+    """A copy of the configuration that says how many training classes there are, which a loss with proxies asks.
+
+    The run keeps its name: that is taken from `cfg`, and the data decide the number.
+    """
+    number = splits.train.num_classes
+    declared = cfg.data.get("num_train_classes")
+    if declared not in (None, number):
+        raise ConfigurationError(
+            f"the data have {number} training classes where data.num_train_classes={declared} is declared; "
+            "correct the value or leave it out"
+        )
+    counted = copy.deepcopy(cfg)
+    OmegaConf.update(counted, "data.num_train_classes", number, force_add=True)
+    return counted
+
+
+def _trainer(cfg: DictConfig, trusted: list[str], run_dir: Path, loggers: list[Logger]) -> pl.Trainer:
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return build(
+        cfg.trainer,
+        trusted,
+        accelerator=cfg.machine.accelerator,
+        devices=cfg.machine.devices,
+        num_nodes=cfg.machine.num_nodes,
+        strategy=cfg.machine.strategy,
+        default_root_dir=str(run_dir),
+        logger=loggers or False,
+        callbacks=[build(node, trusted) for node in cfg.callbacks.values()],
+        enable_progress_bar=bool(cfg.machine.progress) and sys.stderr.isatty(),
+        enable_model_summary=False,
+        use_distributed_sampler=False,  # the loaders cut themselves by rank
+        num_sanity_val_steps=0,
+    )
+
+
+@torch.no_grad()  # not inference_mode: parameters moved to a GPU in it could not be trained
+def _before_training(parts: Parts, device: str) -> float:
+    """R@1 on the test classes of the features that training starts from."""
+    unseen, _ = parts.data.test_dataloader()
+    backbone = (parts.embedder.backbone or nn.Identity()).to(device).eval()
+    rows = []
+    for batch in unseen:
+        batch = parts.data.on_after_batch_transfer(Batch(*(tensor.to(device) for tensor in batch)))
+        rows.append((normalize(backbone(batch.inputs).float()), batch.labels, batch.indices))
+    parts.embedder.train()
+    features, labels, indices = (torch.cat(column) for column in zip(*rows, strict=True))
+    query, gallery = (None if role is None else role.to(device)[indices] for role in _roles(parts.data.splits.test))
+    return float(recall_at_k(features, labels, query=query, gallery=gallery))
+
+
+def _roles(table: Table) -> tuple[Tensor | None, Tensor | None]:
+    """Which rows of a table are queries and which are searched, if it says."""
+    query, gallery = (None if role is None else torch.from_numpy(role) for role in (table.query, table.gallery))
+    return query, gallery
+
+
+def _measured(module: RetrievalModule, splits: Splits, parts: Parts, before: float) -> Measured:
+    """Split what the metrics say into values, the threshold's settings, and counts."""
+    unseen = _plain(module.test_metrics.compute())
+    seen = _plain(module.seen_metrics.compute())
+    evaluations = [
+        [metric for metric in metrics.values() if isinstance(metric, Evaluation)]
+        for metrics in (module.test_metrics, module.seen_metrics)
+    ]
+    reasons = [
+        f"{classes} classes: {metric.result.consistency.reason}"
+        for classes, found in zip(("unseen", "seen"), evaluations, strict=True)
+        for metric in found
+        if metric.result and metric.result.consistency.reason
+    ]
+    values = {name: value for name, value in unseen.items() if not name.startswith(NOT_A_SCORE)}
+    return Measured(
+        reason="; ".join(reasons) or None,
+        metrics={**values, "recall_at_1_before": before, **{f"{name}_seen": seen[name] for name in values}},
+        threshold={
+            **{key: value for metric in evaluations[0] for key, value in metric.settings.items()},
+            **{name: unseen[name] for name in ("d_min", "d_max") if name in unseen},
+        },
+        counts={
+            "train_classes": splits.train.num_classes,
+            "train_images": len(splits.train),
+            "test_classes": splits.test.num_classes,
+            "test_images": len(splits.test),
+            "classes_per_batch": parts.data.classes_per_batch,
+            "images_per_class": parts.data.images_per_class,
+            **{name.removeprefix("num_"): int(value or 0) for name, value in unseen.items() if name.startswith("num_")},
+        },
+        network=parts.identity,
+        data_hash=splits.fingerprint,
+    )
+
+
+def _plain(values: Mapping[str, Tensor]) -> dict[str, float | None]:
+    """Floats, None for what is undefined."""
+    floats = {name: float(value) for name, value in values.items()}
+    return {name: None if math.isnan(value) else value for name, value in floats.items()}
+
+
+def _store(run_dir: Path, module: RetrievalModule) -> None:
+    """The test embeddings, row for row as the metrics saw them, what they came to by class, and the trained weights."""
+    gathered = next(metric for metric in module.test_metrics.values() if isinstance(metric, EmbeddingMetric))
+    with gathered.sync_context():  # every process has a share of the rows
+        embeddings, labels, indices = gathered.table()
+    if not is_first_process():
+        return
+    roles = {"query": gathered.query, "gallery": gathered.gallery}
+    tensors = {
+        "embeddings": embeddings.float(),
+        "labels": labels.long(),
+        "indices": indices.long(),
+        **{name: role[indices.to(role.device)] for name, role in roles.items() if role is not None},
+    }
+    _save(run_dir / EMBEDDINGS, tensors)
+    for metric in module.test_metrics.values():
+        if isinstance(metric, Evaluation) and metric.result is not None:
+            write_evaluation(metric.result, run_dir, metric.settings)
+    _save(run_dir / WEIGHTS, dict(module.embedder.state_dict()))
+
+
+def _save(path: Path, tensors: dict[str, Tensor]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+        temporary.chmod(0o644)  # safetensors makes files that only their owner may read
+        temporary.replace(path)
+    except SafetensorError as error:  # its way to say that the disk is full
+        raise OSError(f"cannot write {path}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

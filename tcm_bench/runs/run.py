@@ -1,0 +1,257 @@
+"""The life of one run: name it, skip it if it is done, train it, leave a row however it ends."""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from filelock import FileLock, Timeout
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from tcm_bench.process import RUN_INTERRUPTED, end_interrupted, is_first_process, raise_on_ctrl_c
+from tcm_bench.report.scores import compared, score
+from tcm_bench.results import ledger
+from tcm_bench.runs import provenance
+from tcm_bench.runs.build import ConfigurationError, check_targets
+from tcm_bench.runs.checks import check, check_devices
+from tcm_bench.runs.errors import causes, explain
+from tcm_bench.runs.naming import CONFIG_NAME, PROJECT_ROOT, choices, plan
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+log = logging.getLogger(__name__)
+
+LOCK = ".lock"
+LOCAL_PROCESSES = {"_target_": "hydra_plugins.local_processes.LocalProcesses", "n_jobs": "${machine.jobs}"}
+LOCK_WAIT_S = 10  # a worker whose sweep was killed lets go of its run within a second, or a few on a busy machine
+
+_watching = threading.Event()
+
+
+def main() -> None:
+    """Run the command line; end with one sentence and a non-zero status if it cannot be done."""
+    logging.raiseExceptions = False  # a log that cannot be written (full disk) must not hide what went wrong
+    sys.path.append(
+        str(Path.cwd())
+    )  # one's own code may lie where the command is given; last, so that it hides nothing
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach this function instead of Hydra's printer
+    for flag in {"-m", "--multirun"} & set(sys.argv[1:]):  # between overrides Hydra cannot parse it
+        sys.argv.remove(flag)
+        sys.argv.insert(1, flag)
+    Plugins.instance()  # finds the launchers, which name their options; `joblib` is ours from here on
+    ConfigStore.instance().store("joblib", LOCAL_PROCESSES, group="hydra/launcher", provider="tcm_bench")
+    with _one_sentence():
+        hydra.main(config_path=str(PROJECT_ROOT / "conf"), config_name=CONFIG_NAME, version_base="1.3")(job)()
+
+
+@contextlib.contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Turn every foreseen error into a sentence and an exit; a fault of ours keeps its traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        end_interrupted(RUN_INTERRUPTED)
+    except Exception as error:
+        if sentence := explain(error):
+            sys.stderr.write(f"error: {sentence}\n")
+            sys.exit(2)
+        sentence = str(error)
+        if not isinstance(error, ValueError):  # a ValueError knows its file; the OSError of a decoder below it does not
+            denied = next((cause for cause in causes(error) if isinstance(cause, OSError)), None)
+            if denied is None:
+                raise
+            sentence = f"{denied.strerror or denied}{f': {denied.filename}' if denied.filename else ''}"
+        sys.stderr.write(f"error: {sentence}\n")
+        sys.exit(1)
+
+
+def job(cfg: DictConfig) -> ledger.Result:
+    """Hydra's task: one run. In a sweep a failure is a row, not an exception, so that the others go on."""
+    settings = HydraConfig.get()
+    if not is_first_process():
+        _end_with_parent()
+        logging.disable(logging.INFO)  # the first process says it all
+    if settings.mode is RunMode.MULTIRUN:
+        _end_with_parent()
+        for handler in logging.getLogger().handlers:  # the terminal is the sweep's own display's
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.CRITICAL)
+        try:
+            return execute(cfg, choices(settings, cfg.seed), wait_s=-1)  # a sweep beside this one may share runs
+        except Exception:
+            failed = ledger.read_result(Path(cfg.run_dir))
+            if failed is None:
+                raise
+            return failed
+    with _one_sentence():  # here, because Hydra adds lines of its own to what passes through it
+        try:
+            if is_first_process():  # the others' commands are Lightning's
+                words = [*settings.overrides.task, *settings.overrides.hydra]
+                check(cfg, words, GlobalHydra.instance().config_loader())
+                check_devices(cfg.machine)
+            if not _finished(cfg):  # which imports torch: seconds that a finished run need not pay
+                check_targets(cfg)
+        except ConfigurationError:
+            _discard(Path(settings.runtime.output_dir))
+            raise
+        result = execute(cfg, choices(settings, cfg.seed))
+    log.info(summary(result, Path(cfg.run_dir)))
+    return result
+
+
+def _finished(cfg: DictConfig) -> ledger.Result | None:
+    """The row of the run that `cfg` describes, if it has finished before and is not to be done again."""
+    earlier = None if cfg.force else ledger.read_result(Path(cfg.run_dir))
+    return earlier if earlier and earlier.status == "finished" else None
+
+
+def _end_with_parent() -> None:
+    """Stop with the process that started this one, if it is a worker of a sweep or shares a run with others.
+
+    Else it would hold on to a run that the next command asks for, or wait for peers that are no more.
+    """
+    started_by_us = multiprocessing.current_process().name != "MainProcess" or not is_first_process()
+    if not started_by_us or _watching.is_set():
+        return
+    _watching.set()
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def execute(cfg: DictConfig, chosen: dict[str, str | int], wait_s: float = LOCK_WAIT_S) -> ledger.Result:
+    """Train and evaluate what `cfg` describes, unless that is done already.
+
+    Where several processes share the run, each of them calls this; the first holds the folder and writes into it.
+
+    Args:
+        cfg: A composed configuration.
+        chosen: What was chosen for each factor, and the seed; goes into the row.
+        wait_s: How long to wait for another process that is at this very run; -1: until it is done.
+
+    Returns:
+        The run's row, which is in its folder as well.
+
+    Raises:
+        ConfigurationError: If another process is at this very run.
+    """
+    run_dir = Path(cfg.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    first = is_first_process()
+    with _alone(run_dir, wait_s) if first else contextlib.nullcontext():
+        if earlier := _finished(cfg):
+            log.info("already finished; force=true runs it again")
+            return earlier.model_copy(
+                update={"choices": chosen}
+            )  # the words of this command, where an equal one ran before
+        if first and cfg.force:
+            _forget(run_dir)
+        if first:
+            ledger.write_atomic(run_dir / ledger.CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+        return _attempt(cfg, chosen, run_dir)
+
+
+def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> ledger.Result:
+    from tcm_bench.runs.experiment import Measured, fit_and_test
+    from tcm_bench.runs.watchers import conclude, start_loggers
+
+    started, clock = datetime.now(UTC), time.monotonic()
+    planned = plan(cfg, chosen)
+    ledger.write_progress(run_dir, "start")
+    loggers: list[Logger] = []
+
+    def row(status: ledger.Status, measured: Measured) -> ledger.Result:
+        result = ledger.Result(
+            schema_version=ledger.SCHEMA_VERSION,
+            status=status,
+            **vars(planned),
+            started=started.isoformat(timespec="seconds"),
+            wall_s=round(time.monotonic() - clock, 3),
+            peak_mem_gib=round(provenance.peak_mem_gib(), 3),
+            threads=cfg.machine.threads,
+            versions=provenance.versions(),
+            git=provenance.git_state(),
+            **vars(measured),
+        )
+        try:
+            if is_first_process():
+                ledger.write_result(run_dir, result)
+        finally:
+            conclude(loggers, result)
+        return result
+
+    try:
+        raise_on_ctrl_c()  # from here on there is a row to leave
+        loggers += start_loggers(cfg, planned)
+        measured = fit_and_test(cfg, run_dir, loggers)
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
+        row("interrupted", Measured(reason="stopped by Ctrl-C or a signal"))
+        raise KeyboardInterrupt from stop
+    except Exception as error:
+        log.debug("failed", exc_info=True)  # the traceback is for the file; the terminal gets a sentence
+        row("failed", Measured(reason=f"{type(error).__name__}: {error}"))
+        raise
+    return row("finished", measured)
+
+
+def _discard(run_dir: Path) -> None:
+    """Remove the folder that Hydra made for a run that cannot be, unless there is something in it."""
+    logging.shutdown()
+    if [path.name for path in run_dir.iterdir()] == ["run.log"]:
+        shutil.rmtree(run_dir)
+
+
+def summary(result: ledger.Result, run_dir: Path) -> str:
+    """What a person wants to know of a run that has just ended."""
+
+    def shown(name: str, suffix: str = "") -> str:
+        return score(name).shown(result.metrics.get(f"{name}{suffix}"), 2)
+
+    recall, *consistency = compared(result.metrics)
+    lines = [
+        f"{result.status}: {' '.join(f'{k}={v}' for k, v in result.choices.items())}",
+        f"  unseen classes: {shown(recall)} (before training {shown('recall_at_1', '_before')}), "
+        + ", ".join(map(shown, consistency)),
+        "  seen classes:   " + ", ".join(shown(name, "_seen") for name in (recall, *consistency)),
+        f"  {result.wall_s:.0f} s, {run_dir}",
+    ]
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _alone(run_dir: Path, wait_s: float) -> Iterator[None]:
+    """Hold the run's folder; the system lets go of it even if this process is killed."""
+    try:
+        with FileLock(run_dir / LOCK, timeout=wait_s):
+            yield
+    except Timeout as error:
+        other = ledger.read_progress(run_dir)
+        who = f"process {other.pid} on {other.host}" if other else "another process"
+        raise ConfigurationError(f"{who} is at the run {run_dir.name} right now; wait for it, or stop it") from error
+
+
+def _forget(run_dir: Path) -> None:
+    for path in run_dir.iterdir():
+        if path.suffix in (".ckpt", ".json", ".csv", ".parquet", ".safetensors"):
+            path.unlink()
+    shutil.rmtree(run_dir / "wandb", ignore_errors=True)

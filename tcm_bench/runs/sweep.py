@@ -1,0 +1,245 @@
+"""A sweep as a person sees it: checked before it starts, shown while it runs, folded into a table when it ends.
+
+Hydra's launcher runs the jobs. This callback knows all of them beforehand, so it can refuse a sweep that makes no
+sense, say how far it is, and leave at once when nothing is left to do.
+"""
+
+import atexit
+import contextlib
+import math
+import re
+import statistics
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from tcm_bench.process import raise_on_ctrl_c
+from tcm_bench.results import ledger
+from tcm_bench.results.labels import Label, labels
+from tcm_bench.runs.build import ConfigurationError, check_targets
+from tcm_bench.runs.checks import absent_data, check, num_processes
+from tcm_bench.runs.errors import explain
+from tcm_bench.runs.naming import choices, plan
+
+
+class SweepCallback(Callback):
+    """Hydra's hooks around a multirun; does nothing around a single run.
+
+    Hydra turns what a callback raises into a warning, so a refusal leaves through `sys.exit`.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Compose every job, refuse what cannot work, write down what the sweep consists of, start the display."""
+        with _or_leave():
+            self._start(config)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Stop the display, fold the rows into the comparison table; leave with 1 if any run did not finish."""
+        assert _display is not None
+        _display.finish()
+        with _or_leave():
+            status = conclude(_display.sweep, Path(config.machine.output_dir), _display.runs)
+            _name_the_dead(_display)
+        if status:
+            sys.exit(status)
+
+    def _start(self, config: DictConfig) -> None:
+        global _display
+        jobs = _compose_jobs(config)
+        _refuse_nonsense(jobs)
+        output_dir = Path(config.machine.output_dir)
+        runs = [plan(job, choices(job.hydra, job.seed)) for job in jobs]
+        name = config.sweep_name or own_name(runs)
+        ledger.write_sweep(output_dir, name, runs)
+        run_dirs = [output_dir / "runs" / run.run_id for run in runs]
+        if not config.force and all(ledger.state(run_dir) == "finished" for run_dir in run_dirs):
+            console.print(f"all {len(runs)} runs are finished already; force=true runs them again")
+            sys.exit(conclude(name, output_dir, runs))
+        for job in jobs:  # which imports torch: seconds that a finished sweep need not pay
+            check_targets(job)
+        _display = Display(name, runs, run_dirs, parallel=config.hydra.launcher.get("n_jobs", 1))
+        raise_on_ctrl_c()  # from here on there are a display and processes to put an end to
+        _display.start()
+
+
+def conclude(name: str, output_dir: Path, runs: list[ledger.Run]) -> int:
+    """Print and store the comparison table of a sweep; the exit status is 1 if any run did not finish."""
+    from tcm_bench.report.comparison import comparison_table, write_comparison
+
+    rows = list(ledger.results(Path(output_dir) / "runs" / run.run_id for run in runs))
+    written = write_comparison(rows, output_dir / "report", name, runs)
+    Console().print(comparison_table(rows, runs, width=Console().width))
+    console.print(*(f"written: {path}" for path in written), sep="\n")
+    return int(sum(row.status == "finished" for row in rows) < len(runs))
+
+
+def own_name(runs: list[ledger.Run]) -> str:
+    """Of a sweep without a name: what varies in it, and a hash of its runs, so that the same command finds its table.
+
+    Args:
+        runs: All of the sweep, in any order.
+    """
+    keys = dict.fromkeys(key for run in runs for key in run.choices)
+    varied = [key for key in keys if len({run.choices.get(key) for run in runs}) > 1]
+    words = [re.split(r"[./]", key)[-1] for key in varied[:3]]
+    return "-".join([*words, ledger.science_hash({"runs": sorted(run.run_id for run in runs)})[:6]])
+
+
+def _name_the_dead(display: "Display") -> None:
+    """Say which runs were given out and came to no end: their process was killed."""
+    dead = [
+        f"{run.run_id} ({_name(label)})"
+        for run, label, run_dir in zip(display.runs, display.labels, display.run_dirs, strict=True)
+        if ledger.state(run_dir) not in ("finished", "failed")
+    ]
+    if dead:
+        console.print(
+            f"killed in the middle, as the system does when memory runs out: {', '.join(dead)}; "
+            "the same command goes on from there",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
+
+
+def _name(label: Label) -> str:
+    return f"{label.task} {label.tcm} {label.seed}"
+
+
+def _compose_jobs(config: DictConfig) -> list[DictConfig]:
+    """The configuration of every job, through Hydra's own parser and product, so that both agree on what they are."""
+    loader = GlobalHydra.instance().config_loader()
+    swept = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*swept, *config.hydra.overrides.task])
+    jobs = []
+    for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None):
+        for overrides in batch:
+            job = loader.load_sweep_config(config, list(overrides))
+            check(job, [*overrides, *config.hydra.overrides.hydra], loader)
+            jobs.append(job)
+    return jobs
+
+
+def _refuse_nonsense(jobs: list[DictConfig]) -> None:
+    """No job, one job twice, no data, or several processes for a job where no launcher makes a process group for each.
+
+    Raises:
+        ConfigurationError: With what was wrong and what would be right.
+    """
+    if not jobs:
+        raise ConfigurationError("this sweep has no job: a glob() that matches nothing, or an empty list of values")
+    (twice, count), *_ = Counter(job.run_id for job in jobs).most_common(1)
+    if count > 1:
+        raise ConfigurationError(
+            f"{count} jobs of this sweep are the same run {twice}: they differ only in values that decide no number"
+        )
+    if (n_jobs := jobs[0].hydra.launcher.get("n_jobs", 1)) < 1:
+        raise ConfigurationError(f"hydra.launcher.n_jobs={n_jobs} must be at least 1; without it, it is machine.jobs")
+    for job in jobs:
+        count = num_processes(job.machine)
+        if count > 1 and "submitit" not in job.hydra.launcher._target_:
+            raise ConfigurationError(
+                f"machine.devices={job.machine.devices} are {count} processes for a run, which in a sweep needs a "
+                "launcher that gives each job a process group of its own (hydra/launcher=submitit_slurm), or one "
+                "command with torchrun or srun for each run; machine.devices=1 runs it here"
+            )
+    waiting = (job for job in jobs if job.force or ledger.state(Path(job.run_dir)) != "finished")
+    if absent := dict.fromkeys(filter(None, map(absent_data, waiting))):
+        raise ConfigurationError("; ".join(absent))
+
+
+class Display(threading.Thread):
+    """Reads the run folders once in a while and says how far the sweep is: a live view, or a line for each change."""
+
+    def __init__(self, sweep: str, runs: list[ledger.Run], run_dirs: list[Path], parallel: int) -> None:
+        """Watch the folders of `runs`, of which up to `parallel` are at work at a time."""
+        super().__init__(daemon=True)
+        self.sweep = sweep
+        self.runs = runs
+        self.labels = labels(runs)
+        self.run_dirs = run_dirs
+        self.parallel = parallel
+        self.finished_before = sum(ledger.state(run_dir) == "finished" for run_dir in run_dirs)
+        self.done = threading.Event()
+        self.began = time.time()
+        atexit.register(self.finish)  # also after Ctrl-C: a live view must give the cursor back
+
+    def run(self) -> None:
+        """Show until `finish` is called."""
+        if console.is_terminal:
+            with Live(console=console, refresh_per_second=4, transient=True) as live:
+                while not self.done.wait(0.5):
+                    live.update(self.view())
+        else:
+            said, spoken = "", -math.inf
+            while not self.done.wait(2):
+                text = self.headline()
+                finished = text.partition(",")[0]
+                if finished != said or time.monotonic() - spoken > 60:
+                    console.print(text)
+                    said, spoken = finished, time.monotonic()
+
+    def finish(self) -> None:
+        """Stop showing."""
+        self.done.set()
+        if self.is_alive() and threading.current_thread() is not self:
+            self.join()
+
+    def headline(self) -> str:
+        """Counts of each state and the time left."""
+        states = Counter(ledger.state(run_dir) for run_dir in self.run_dirs)
+        counts = ", ".join(f"{states[s]} {s}" for s in ("running", "failed", "interrupted") if states[s])
+        total = f"{states['finished']} of {len(self.run_dirs)} runs finished"
+        return f"{total}, {counts or '0 running'}, {self.time_left(states)}"
+
+    def time_left(self, states: Counter[ledger.State]) -> str:
+        """From the pace of the runs that ended last; the first of a sweep also compute features, later ones do not."""
+        ended = sorted(
+            (run_dir / ledger.RESULT for run_dir in self.run_dirs if (run_dir / ledger.RESULT).exists()),
+            key=lambda path: path.stat().st_mtime,
+        )
+        recent = [path.parent for path in ended if path.stat().st_mtime > self.began][-2 * self.parallel :]
+        if not recent:
+            return "time left: not known yet"
+        pace = statistics.median(row.wall_s for row in ledger.results(recent))
+        remaining = states["pending"] + states["running"] + states["interrupted"]
+        seconds = pace * remaining / self.parallel
+        return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
+
+    def view(self) -> Text:
+        """The headline and a line for every run at work."""
+        lines = [self.headline()]
+        for run_dir, label in zip(self.run_dirs, self.labels, strict=True):
+            progress = ledger.read_progress(run_dir)
+            if progress and ledger.state(run_dir) == "running":
+                how_far = f"{progress.done}/{progress.total}" if progress.total else ""
+                since = f"{time.time() - progress.started:.0f} s"
+                lines.append(f"  {_name(label)}: {progress.stage} {how_far}, {since}")
+        return Text("\n".join(lines))
+
+
+@contextlib.contextmanager
+def _or_leave() -> Iterator[None]:
+    """Leave with one sentence where Hydra would turn an error into a warning and go on."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - of any kind
+        sys.stderr.write(f"error: {explain(error) or error or type(error).__name__}\n")
+        sys.exit(2)
+
+
+console = Console(stderr=True)
+_display: Display | None = None  # not on the callback, which Hydra pickles into every worker

@@ -1,0 +1,161 @@
+"""The Lightning module: wiring only, no formula."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.checkpoint import checkpoint
+from torchmetrics import MetricCollection
+
+from tcm_bench.data.batch import Batch
+from tcm_bench.training.schedules import Schedule
+
+
+class RetrievalModule(pl.LightningModule):
+    """Train an embedder; evaluate it on classes it has never seen, and on some it has."""
+
+    def __init__(
+        self,
+        embedder: nn.Module,
+        objective: nn.Module,
+        metrics: MetricCollection,
+        make_optimizer: Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer],
+        schedule: Schedule,
+        *,
+        head_lr_scale: float = 1.0,
+        chunk_size: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Take every part ready made.
+
+        Args:
+            embedder: From a batch's inputs to unit-norm embeddings.
+            objective: From embeddings and labels to named terms, `loss` among them.
+            metrics: Cloned for validation, test and seen classes.
+            make_optimizer: From parameter groups to the optimiser.
+            schedule: Factor of the learning rate over epochs.
+            head_lr_scale: Rate of the embedding head and of the objective's own parameters over that of the rest.
+            chunk_size: Embed a batch in pieces of this many items and keep no activations, so that the memory of a
+                step does not grow with the batch; the gradient is the same. None: whole.
+            seed: Of what is random in a network, such as dropout.
+        """
+        super().__init__()
+        if chunk_size is not None and chunk_size < 1:
+            raise ValueError(f"machine.chunk_size must be at least 1, or null for the whole batch, got {chunk_size}")
+        if chunk_size is not None and _updates_batch_statistics(embedder):
+            raise ValueError(
+                f"machine.chunk_size={chunk_size} needs frozen BatchNorm statistics, which would depend on the "
+                "chunks: set model.freeze=batch_norm, or machine.chunk_size=null"
+            )
+        self.embedder = embedder
+        self.objective = objective
+        self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone()
+        self.seen_metrics = metrics.clone()
+        self.make_optimizer = make_optimizer
+        self.schedule = schedule
+        self.head_lr_scale = head_lr_scale
+        self.chunk_size = chunk_size
+        self.seed = seed
+        self.terms: list[Tensor] = []  # of the epoch's steps; Lightning's own averaging costs 7 ms a step
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Embeddings of a batch, by chunks if asked, float32 whatever the precision of the network."""
+        if self.chunk_size is None:
+            return self.embedder(inputs).float()
+        chunks = [checkpoint(self.embedder, chunk, use_reentrant=False) for chunk in inputs.split(self.chunk_size)]
+        return torch.cat(chunks).float()
+
+    def on_train_epoch_start(self) -> None:
+        """Make an epoch's random numbers a function of seed, epoch and rank, so that a resumed run has the same."""
+        torch.manual_seed(hash((self.seed, self.current_epoch, self.global_rank)) % 2**63)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one step over the batch of all ranks; the mean of every term over the epoch is `train/<term>`.
+
+        `train/lr` is the first group's learning rate in the last step of the epoch.
+
+        Each rank embeds its part and takes the loss of the whole: the gradient that reaches the parameters is that of
+        one process with the whole batch, because the gather's backward sums over ranks and DDP divides by their number.
+        """
+        embeddings, labels = self.embed(batch.inputs), batch.labels
+        if self.trainer.world_size > 1:
+            embeddings, labels = self._gathered(embeddings, sync_grads=True), self._gathered(labels)
+        try:
+            terms = self.objective(embeddings, labels)
+        except ValueError as error:
+            raise self._diverged(str(error)) if self.global_step else error from None
+        self.terms.append(torch.stack([term.detach() for term in terms.values()]))
+        if self.trainer.is_last_batch or self.global_step + 1 == self.trainer.max_steps:
+            means = torch.stack(self.terms).mean(dim=0)  # unscaled: each rank has the terms of the whole batch
+            self.terms.clear()
+            logged = {f"train/{name}": mean for name, mean in zip(terms, means.unbind(), strict=True)}
+            logged["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+            if not bool(means.isfinite().all()):
+                raise self._diverged(f"the mean loss of epoch {self.current_epoch} is {float(logged['train/loss'])}")
+            self.log_dict(logged, on_step=False, on_epoch=True, batch_size=len(labels))
+        return terms["loss"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Gather embeddings of held-out training classes."""
+        self.val_metrics.update(self.embedder(batch.inputs).float(), batch.labels, batch.indices)
+
+    def on_validation_epoch_end(self) -> None:
+        """Compute and log the validation metrics."""
+        self.log_dict(self.val_metrics.compute())
+        self.val_metrics.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Gather embeddings of unseen (loader 0) and of seen classes (loader 1)."""
+        metrics = self.seen_metrics if dataloader_idx else self.test_metrics
+        metrics.update(self.embedder(batch.inputs).float(), batch.labels, batch.indices)
+
+    def on_test_epoch_end(self) -> None:
+        """Compute the metrics where the rows are; they, and the rows, stay for whoever wants them."""
+        self.test_metrics.compute()
+        self.seen_metrics.compute()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Backbone in one group, head and objective in another with its own rate; the schedule acts every step."""
+        head = getattr(self.embedder, "head", self.embedder)
+        fast = {id(parameter) for part in (head, self.objective) for parameter in part.parameters()}
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = [[p for p in trained if id(p) not in fast], [p for p in trained if id(p) in fast]]
+        optimizer = self.make_optimizer([{"params": group} for group in groups if group])
+        for group in optimizer.param_groups:
+            if id(group["params"][0]) in fast:
+                group["lr"] *= self.head_lr_scale
+        epochs = self.trainer.max_epochs or 1
+        self.trainer.fit_loop.setup_data()  # which counts the batches
+        steps_per_epoch = max(math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches), 1)
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule(step / steps_per_epoch, epochs))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _diverged(self, sign: str) -> ValueError:
+        """The error to raise when the numbers of training have left the range of numbers."""
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        return ValueError(
+            f"training diverged by step {self.global_step} at a learning rate of {rate:g} ({sign}): lower "
+            "optim.optimizer.lr, or set trainer.gradient_clip_val"
+        )
+
+    def _gathered(self, rows: Tensor, *, sync_grads: bool = False) -> Tensor:
+        """Rows of all ranks, in the order of the ranks."""
+        gathered = self.all_gather(rows, sync_grads=sync_grads)
+        assert isinstance(gathered, Tensor)
+        return gathered.flatten(0, 1)
+
+
+def _updates_batch_statistics(module: nn.Module) -> bool:
+    """Whether a training step of `module` would move BatchNorm running statistics."""
+    was_training = module.training
+    moving = any(
+        isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training for part in module.train().modules()
+    )
+    module.train(was_training)
+    return moving

@@ -1,0 +1,174 @@
+"""Weights & Biases: one W&B run for each run of ours, under the same id, offline when it cannot be online."""
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
+
+import wandb
+from lightning.pytorch.loggers import WandbLogger
+
+from tcm_bench.process import is_first_process
+
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # W&B's reports on itself wait 5 s for a server that is away
+
+log = logging.getLogger(__name__)
+
+Mode = Literal["online", "offline", "disabled"]
+REACH_S = 3  # a server that takes longer to accept a connection counts as unreachable
+INIT_S = 10  # and one that takes longer to start a run as broken
+TAG_LENGTH = 64  # W&B refuses a run with a longer one
+FINISH_S = 120  # what has not been uploaded by then stays in the folder, for `wandb sync`
+
+
+class WandbRun(WandbLogger):
+    """A bystander: whatever goes wrong with W&B is a warning, and the training it watches goes on.
+
+    A process of a sweep does many runs, so each logger holds a W&B run of its own, and `conclude` ends it.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        """Take what :class:`WandbLogger` takes."""
+        super().__init__(**settings)
+        self._wandb_init.pop("anonymous", None)  # Lightning passes it, and W&B warns of it
+        self.lost = False
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Record values; nothing once the run was lost."""
+        self._or_warn(lambda: super(WandbRun, self).log_metrics(metrics, step))
+
+    def log_hyperparams(self, params: Any) -> None:
+        """Record the configuration; nothing once the run was lost."""
+        self._or_warn(lambda: super(WandbRun, self).log_hyperparams(params))
+
+    def conclude(self, summary: Mapping[str, Any], exit_code: int) -> None:
+        """End the W&B run with what ours came to: exit code 0 says that it finished, anything else that it did not."""
+
+        def end() -> None:
+            self.experiment.summary.update(dict(summary))
+            self.experiment.finish(exit_code)
+
+        self._or_warn(end)
+
+    def _or_warn(self, act: Callable[[], None]) -> None:
+        if self.lost:
+            return
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001 - a dozen unrelated classes, none of them our run's business
+            self.lost = True
+            log.warning("W&B was lost (%s); the run goes on without it", _shown(error))
+
+
+def wandb_logger(
+    project: str,
+    run_id: str,
+    save_dir: str | Path,
+    *,
+    group: str,
+    job_type: str,
+    tags: list[str],
+    mode: Mode | Literal["auto"] = "auto",
+    entity: str | None = None,
+) -> WandbRun:
+    """A started W&B run, by a logger that never prompts and never fails.
+
+    An offline run lies in `save_dir`; `wandb sync` uploads it, and the parts of one that was resumed as one run.
+
+    Args:
+        project: W&B project.
+        run_id: Id of the run here and there, so that a resumed run goes on in the same W&B run.
+        save_dir: Folder for W&B's own files.
+        group: The comparison the run belongs to.
+        job_type: `base` or `tcm`.
+        tags: Words to filter by.
+        mode: `auto` is online with a key and a reachable server, else offline; `WANDB_MODE` wins over `auto`.
+            `online` is offline too where there is no key or no server.
+        entity: User or team; None is the key's own.
+    """
+    if not is_first_process():  # only that one reports
+        wanted: Mode = "disabled"
+    else:
+        wanted = _available(mode)
+    for possible in (wanted, "offline", "disabled"):  # offline again, if that was wanted: with a new process behind it
+        logger = WandbRun(
+            project=project,
+            entity=entity,
+            id=run_id,
+            name=f"{group}/{job_type}/{run_id}",
+            save_dir=str(save_dir),
+            group=group,
+            job_type=job_type,
+            tags=[tag[:TAG_LENGTH] for tag in tags],
+            resume="allow" if possible == "online" else None,
+            settings=wandb.Settings(
+                mode=possible,
+                silent=True,
+                console="off",
+                reinit="create_new",  # whatever became of the run before in this process
+                init_timeout=INIT_S if possible == "online" else 60,
+                finish_timeout=FINISH_S,
+                finish_timeout_raises=False,
+            ),
+        )
+        try:
+            _ = logger.experiment  # starts it
+        except Exception as error:  # noqa: BLE001 - see WandbRun
+            log.warning("W&B: no %s run could be started (%s)", possible, _shown(error))
+            with contextlib.suppress(Exception):
+                wandb.teardown()  # of its background process, which may be broken or hold on to the run's id
+        else:
+            break
+    return logger
+
+
+def _available(mode: Mode | Literal["auto"]) -> Mode:
+    """What is possible here and now of what is wanted, without asking anybody."""
+    if mode == "auto":
+        variable = os.environ.get("WANDB_MODE")
+        mode = variable if variable in get_args(Mode) else "online"  # type: ignore[assignment]
+    if mode != "online":
+        return mode  # type: ignore[return-value]
+    try:
+        wandb.setup(wandb.Settings(silent=True))
+        if not wandb.login(prompt=False, verify=False):
+            log.info("W&B: no API key, so the run is recorded offline; `wandb sync` uploads it later")
+            return "offline"
+    except wandb.Error as error:
+        log.warning("W&B: the API key is of no use (%s), so the run is recorded offline", _shown(error))
+        return "offline"
+    server = urlsplit(wandb.setup().settings.base_url)
+    if not _reachable(server.hostname or "", server.port or {"http": 80}.get(server.scheme, 443)):
+        log.info("W&B: %s cannot be reached, so the run is recorded offline", server.netloc)
+        return "offline"
+    return "online"
+
+
+@lru_cache  # the runs of a sweep need not all wait for the same silence
+def _reachable(host: str, port: int) -> bool:
+    """Whether a server accepts connections; in a thread, because looking up a name knows no time limit."""
+    reached = threading.Event()
+
+    def reach() -> None:
+        try:
+            socket.create_connection((host, port), timeout=REACH_S).close()
+            reached.set()
+        except OSError:
+            pass
+        finally:
+            done.set()
+
+    done = threading.Event()
+    threading.Thread(target=reach, daemon=True).start()
+    done.wait(REACH_S)
+    return reached.is_set()
+
+
+def _shown(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

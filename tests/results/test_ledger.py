@@ -1,0 +1,92 @@
+"""The ledger: names, atomic rows, states."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tcm_bench.results import ledger
+
+
+def row(**changes):
+    values = {
+        "status": "finished",
+        "run_id": "0" * 12,
+        "comparison_id": "1" * 12,
+        "choices": {"data": "emoji", "backbone": "r", "loss": "l", "tcm": "none", "seed": 0},
+        "metrics": {"recall_at_1": 0.5, "opis": None},
+        "started": "2026-01-01T00:00:00+00:00",
+        "wall_s": 1.0,
+        "peak_mem_gib": 0.1,
+        "threads": 1,
+        "versions": {"torch": "2"},
+        "git": {"sha": None, "dirty": None},
+    }
+    return ledger.Result(**{**values, **changes})
+
+
+def test_a_name_depends_on_every_value_and_on_nothing_else():
+    name = ledger.science_hash({"a": {"x": 1, "y": [1, 2]}, "seed": 0})
+    assert name == ledger.science_hash({"seed": 0, "a": {"y": [1, 2], "x": 1}})
+    others = [{"a": {"x": 1, "y": [2, 1]}, "seed": 0}, {"a": {"x": 1, "y": [1, 2]}, "seed": 1}]
+    assert name not in map(ledger.science_hash, others)
+    assert len(name) == 12
+
+
+def test_a_row_survives_the_disk(tmp_path):
+    ledger.write_result(tmp_path, row())
+    assert ledger.read_result(tmp_path) == row()
+    assert ledger.state(tmp_path) == "finished"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["result.json"]
+
+
+def test_a_row_that_is_not_ours_is_refused_with_its_path(tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps({"status": "done"}))
+    with pytest.raises(ValueError, match=r"result\.json is not a result of tcm_bench \(run_id"):
+        ledger.read_result(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_content_and_no_rubbish(tmp_path, monkeypatch):
+    path = tmp_path / "file.txt"
+    ledger.write_atomic(path, "old")
+
+    def full_disk(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        ledger.write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_killed_run_counts_as_interrupted_and_a_living_one_as_running(tmp_path):
+    assert ledger.state(tmp_path) == "pending"
+    code = "import sys, time; from pathlib import Path; from tcm_bench.results import ledger; "
+    code += "ledger.write_progress(Path(sys.argv[1]), 'train', 1, 2); print('up', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == b"up\n"
+        assert ledger.state(tmp_path) == "running"
+        progress = ledger.read_progress(tmp_path)
+        assert progress is not None
+        assert (progress.stage, progress.done, progress.total) == ("train", 1, 2)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+    assert ledger.state(tmp_path) == "interrupted"
+
+
+def test_progress_keeps_the_start_of_its_own_process_and_forgets_that_of_another(tmp_path):
+    ledger.write_progress(tmp_path, "features")
+    first = ledger.read_progress(tmp_path)
+    time.sleep(0.01)
+    ledger.write_progress(tmp_path, "train")
+    assert ledger.read_progress(tmp_path).started == first.started
+    dead = first.model_copy(update={"pid": 2**22 + 1, "started": 0.0})
+    ledger.write_atomic(tmp_path / ledger.RUNNING, dead.model_dump_json())
+    ledger.write_progress(tmp_path, "train")
+    assert ledger.read_progress(tmp_path).started > first.started

@@ -1,0 +1,93 @@
+"""Every experiment from its command to its row: official layout, the real network, one step, one evaluation."""
+
+import csv
+
+import official
+import pytest
+import timm
+from hydra import compose, initialize_config_dir
+from safetensors.torch import save_file
+
+from tcm_bench.runs.naming import PROJECT_ROOT, choices
+from tcm_bench.runs.run import execute
+
+CONF = PROJECT_ROOT / "conf"
+EXPERIMENTS = sorted(f.stem for f in (CONF / "experiment").rglob("*.yaml") if not f.stem.startswith("_"))
+FIXTURES = {
+    "cub": official.cub_folder,
+    "cars": official.cars_folder_b,
+    "sop": official.sop_folder,
+    "inat": official.inat_folder,
+}
+PER_CLASS = 2
+SMALL = [  # one step of a small batch; the recipe stays as it is
+    "data.subset=true",
+    "data.num_train_classes=null",
+    "data.loader.classes_per_batch=2",
+    "data.loader.images_per_class=2",
+    "data.loader.batches_per_epoch=1",
+    "data.loader.seen_classes=1",
+    "trainer.max_epochs=1",
+    "machine.accelerator=cpu",
+    "machine.threads=1",
+    "machine.progress=false",
+    "~callbacks.checkpoint",  # a gigabyte of a ViT's, which nobody goes on from
+    "+trainer.enable_checkpointing=false",  # Lightning would write one of its own
+    "logger=none",  # has tests of its own; a service to start and to stop for each of these
+]
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """Puts random weights of a network where `machine.weights_dir` has the published ones; once for all experiments."""
+    folder = tmp_path_factory.mktemp("weights")
+
+    def placed(name):
+        file = folder / f"{name}.safetensors"
+        if not file.exists():
+            save_file(timm.create_model(name, pretrained=False).state_dict(), file)
+        return folder
+
+    return placed
+
+
+@pytest.fixture(scope="session")
+def datasets(tmp_path_factory):
+    """Writes the small copy of a data set; once for all experiments."""
+    folder = tmp_path_factory.mktemp("data")
+
+    def placed(name):
+        root = folder / name
+        if not root.exists():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(official, "IMAGES", (PER_CLASS,) * len(official.IMAGES))  # a ViT takes its time
+                FIXTURES[name](root)
+        return root
+
+    return placed
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_takes_a_step_and_is_evaluated(name, weights, datasets, tmp_path):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        plain = compose("config", [f"+experiment={name}"], return_hydra_config=True)
+        backbone, data = plain.model.backbone, plain.hydra.runtime.choices["data"]
+        words = [
+            f"+experiment={name}",
+            f"data.root={datasets(data)}",
+            f"machine.weights_dir={weights(f'{backbone.architecture}.{backbone.weights.tag}')}",
+            f"machine.output_dir={tmp_path}",
+            *SMALL,
+        ]
+        cfg, hydra = compose("config", words), compose("config", words, return_hydra_config=True).hydra
+    assert cfg.optim == plain.optim  # the recipe's own
+
+    row = execute(cfg, choices(hydra, cfg.seed))
+
+    assert row.status == "finished"
+    assert row.counts["test_images"] == PER_CLASS * official.COUNTS["test"][0]
+    assert row.network["weights"]["name"] == f"{backbone.architecture}.{backbone.weights.tag}"
+    assert 0 <= row.metrics["recall_at_1"] <= 1
+    (epoch,) = csv.DictReader((tmp_path / "runs" / row.run_id / "history.csv").read_text().splitlines())
+    assert int(epoch["step"]) == 1
+    assert float(epoch["lr"]) == pytest.approx(cfg.optim.optimizer.lr)

@@ -1,0 +1,280 @@
+"""The life of a run, on real runs: heads on small vectors, and small networks from pixels."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+import torch
+from answers import answer
+from hydra import compose, initialize_config_dir
+from safetensors.numpy import load_file
+from vectors import SMALL, command, head, write_vectors
+
+from tcm_bench.results import ledger
+from tcm_bench.runs.build import ConfigurationError
+from tcm_bench.runs.naming import PROJECT_ROOT, choices
+from tcm_bench.runs.run import execute, main, summary
+
+
+@pytest.fixture(scope="session")
+def vectors(tmp_path_factory) -> Path:
+    return write_vectors(tmp_path_factory.mktemp("vectors"))
+
+
+def composed(output: Path, *overrides: str):
+    words = [*SMALL, f"machine.output_dir={output}", *overrides]
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        return compose("config", words), compose("config", words, return_hydra_config=True).hydra
+
+
+def run(output: Path, *overrides: str) -> tuple[ledger.Result, Path]:
+    cfg, hydra = composed(output, *overrides)
+    return execute(cfg, choices(hydra, cfg.seed)), Path(cfg.run_dir)
+
+
+def test_a_run_leaves_a_complete_folder(tmp_path, vectors):
+    result, run_dir = run(tmp_path, *head(vectors))
+    names = {path.name for path in run_dir.iterdir()}
+    assert {
+        "config.yaml",
+        "history.csv",
+        "result.json",
+        "test_embeddings.safetensors",
+        "weights.safetensors",
+    } <= names
+    assert not {"last.ckpt", "running.json"} & names
+    stored = json.loads((run_dir / "result.json").read_text())
+    assert stored["status"] == "finished"
+    assert stored["run_id"] == run_dir.name
+    assert stored["choices"] == {
+        "data": "features",
+        "backbone": "none",
+        "loss": "smooth_ap",
+        "tcm": "paper",
+        "seed": 0,
+        "trainer.max_epochs": "2",
+        "data.loader.batches_per_epoch": "5",
+        "data.file": "mine.npz",  # the name, not the path
+        "data.loader.classes_per_batch": "8",
+        "model.head.embedding_dim": "16",
+    }
+    assert stored["schema_version"] == ledger.SCHEMA_VERSION
+    assert ledger.science_hash(stored["science"]) == stored["run_id"]
+    assert stored["science"]["model"]["head"]["embedding_dim"] == 16
+    assert {"recall_at_1", "opis", "opis_10pct"} <= set(stored["metrics"])
+    assert {"recall_at_1_before", "recall_at_1_seen", "opis_seen", "opis_10pct_seen"} <= set(stored["metrics"])
+    assert {"axis", "d_min", "d_max", "far_bounds", "steps", "c", "eps", "ranking"} <= set(stored["threshold"])
+    assert stored["counts"]["test_classes"] == 12
+    assert stored["wall_s"] > 0
+    assert stored["peak_mem_gib"] > 0
+    assert stored["versions"]["torch"] == torch.__version__
+    assert stored["selection"] == "last epoch"
+    history = (run_dir / "history.csv").read_text().splitlines()
+    assert len(history) == 3  # a header and two epochs
+    assert {"epoch", "lr", "train/loss", "train/base", "train/tcm", "train/hard_positives"} <= set(
+        history[0].split(",")
+    )
+    assert result.data_hash
+
+
+def test_stored_embeddings_give_the_stored_metrics_by_brute_force(tmp_path, vectors):
+    result, run_dir = run(tmp_path, *head(vectors))
+    stored = load_file(run_dir / "test_embeddings.safetensors")
+    assert stored["embeddings"].dtype == np.float32
+    assert stored["labels"].dtype == stored["indices"].dtype == np.int64
+    assert stored["indices"].tolist() == list(range(120))
+    rows, labels = stored["embeddings"].tolist(), stored["labels"].tolist()
+    pairs = reference.pair_table(rows, labels)
+    low, high = reference.calibration_range(pairs)
+    thresholds = reference.grid(low, high, 101)
+    curves = reference.utility_curves(pairs, labels, thresholds)
+    assert result.metrics["recall_at_1"] == reference.recall_at_k(rows, labels, 1)
+    assert result.threshold["d_min"] == pytest.approx(low, rel=1e-12)
+    assert result.threshold["d_max"] == pytest.approx(high, rel=1e-12)
+    assert result.metrics["opis"] == pytest.approx(reference.opis(curves, thresholds), rel=1e-9)
+    assert result.metrics["opis_10pct"] == pytest.approx(reference.eps_opis(curves, thresholds), rel=1e-9)
+
+
+def test_the_same_run_twice_gives_the_same_numbers_and_a_finished_one_is_not_repeated(tmp_path, vectors):
+    first, run_dir = run(tmp_path / "a", *head(vectors))
+    second, other_dir = run(tmp_path / "b", *head(vectors))
+    assert first.metrics == second.metrics
+    for name in ("history.csv", "test_embeddings.safetensors", "weights.safetensors"):
+        assert (run_dir / name).read_bytes() == (other_dir / name).read_bytes()
+    again, _ = run(tmp_path / "a", *head(vectors))
+    assert again == first  # the very row, start time included: nothing ran
+    forced, _ = run(tmp_path / "a", *head(vectors), "force=true")
+    assert forced.wall_s != first.wall_s
+    assert forced.metrics == first.metrics
+
+
+def test_a_bare_environment_runs_to_the_same_numbers(tmp_path, vectors):
+    usual, run_dir = run(tmp_path / "usual", *head(vectors))
+    bare = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TMPDIR": str(tmp_path)}  # no HOME, no terminal, no UTF-8
+    output = tmp_path / "bare"
+    done = subprocess.run(
+        command(output, *head(vectors)), env=bare, umask=0o077, cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = ledger.read_result(output / "runs" / run_dir.name)
+    assert found is not None
+    assert found.metrics == usual.metrics
+
+
+def test_margin_setting_changes_the_run_and_leaves_its_start(tmp_path, vectors):
+    base, base_dir = run(tmp_path, *head(vectors), "tcm=none")
+    tcm, tcm_dir = run(tmp_path, *head(vectors), "tcm=paper")
+    assert base.run_id != tcm.run_id
+    assert base.comparison_id == tcm.comparison_id
+    assert base.metrics["recall_at_1_before"] == tcm.metrics["recall_at_1_before"]
+    assert (base_dir / "weights.safetensors").read_bytes() != (tcm_dir / "weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("loss", ["smooth_ap", "rs_at_k", "contrastive", "proxy_anchor"])
+@pytest.mark.parametrize("backbone", ["resnet_small", "vit_small_scratch"])
+def test_small_networks_train_from_pixels(tmp_path, loss, backbone):
+    small = [
+        "data.splits.images_per_class=2",
+        "data.loader.classes_per_batch=8",
+        "data.loader.images_per_class=2",
+    ]
+    small += ["data.loader.seen_classes=20", "trainer.max_epochs=1", "data.loader.batches_per_epoch=2"]
+    small += [f"model/backbone={backbone}", f"loss={loss}", "model.freeze=none", "machine.threads=1"]
+    result, _ = run(tmp_path, *small)
+    assert result.status == "finished"
+    assert 0 < result.metrics["recall_at_1"] < 1
+    assert result.network["architecture"]
+
+
+def test_a_failed_run_leaves_its_reason_and_the_next_attempt_replaces_it(tmp_path, vectors, caplog):
+    with pytest.raises(ValueError, match="at least two classes"):
+        run(tmp_path, *head(vectors), "data.loader.validation_classes=11")
+    (row,) = ledger.results(tmp_path.glob("runs/*"))
+    assert row.status == "failed"
+    assert "the data have 1: add images" in row.reason
+    with pytest.raises(ValueError, match="at least two classes"):
+        run(tmp_path, *head(vectors), "data.loader.validation_classes=11")  # tried again, not skipped
+
+
+def test_declared_class_count_is_checked(tmp_path, vectors):
+    with pytest.raises(ConfigurationError, match=r"12 training classes where data\.num_train_classes=99"):
+        run(tmp_path, *head(vectors), "data.num_train_classes=99")
+
+
+def test_a_backbone_that_vectors_pass_by_is_refused(tmp_path, vectors):
+    with pytest.raises(ConfigurationError, match="model/backbone would name a network that is not used"):
+        run(tmp_path, *head(vectors), "model/backbone=resnet_small")
+
+
+def test_an_edit_of_ones_own_loss_is_another_run(tmp_path, vectors, monkeypatch):
+    """In the current directory and in another one on PYTHONPATH; both may change."""
+    code, library = tmp_path / "code", tmp_path / "library"
+    code.mkdir()
+    library.mkdir()
+    loss = "from tcm_bench.losses.smooth_ap import SmoothAP\n\nclass Loss(SmoothAP):\n    pass\n"
+    (code / "own_here.py").write_text(loss)
+    (library / "own_there.py").write_text(loss)
+    monkeypatch.syspath_prepend(library)
+
+    def trained(module: str) -> str:
+        words = [*head(vectors), f"loss._target_={module}.Loss", f"trusted_packages=[{module}]"]
+        ran = answer(main, command(tmp_path, *words)[2:], code)
+        assert ran.status == 0, ran.stderr
+        return ran.stderr
+
+    for folder, module in ((code, "own_here"), (library, "own_there")):
+        assert f"loss={module}.Loss" in trained(module)
+        assert "already finished" in trained(module)
+        (folder / f"{module}.py").write_text(loss.replace("pass", "temperature_of_mine = 1"))
+        assert "already finished" not in trained(module)
+    rows = list(ledger.results(tmp_path.glob("runs/*")))
+    assert len({row.run_id for row in rows}) == 4
+    assert sorted(row.choices["loss"] for row in rows) == ["own_here.Loss"] * 2 + ["own_there.Loss"] * 2
+
+
+def test_another_share_of_worst_classes_is_reported_by_its_name(tmp_path, vectors):
+    result, run_dir = run(tmp_path, *head(vectors), "metrics.evaluation.eps=0.25", "metrics.evaluation.ks=[2]")
+    text = summary(result, run_dir)
+    assert f"25%-OPIS {1000 * result.metrics['opis_25pct']:.2f}e-3" in text
+    assert f"R@2 {100 * result.metrics['recall_at_2']:.2f} %" in text
+    assert "undefined" not in text
+
+
+def test_a_run_that_another_process_is_at_is_left_alone(tmp_path, vectors):
+    cfg, _ = composed(tmp_path, *head(vectors))
+    holder = (
+        "import sys, time; from pathlib import Path; from filelock import FileLock; "
+        "from tcm_bench.results import ledger; "
+        "d = Path(sys.argv[1]); d.mkdir(parents=True); ledger.write_progress(d, 'train'); "
+        "lock = FileLock(d / '.lock'); lock.acquire(); print('held', flush=True); time.sleep(3600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", holder, cfg.run_dir], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(ConfigurationError, match=rf"process {other.pid} on .* is at the run {cfg.run_id}"):
+            execute(cfg, {}, wait_s=0.1)
+        other.kill()
+
+
+def test_a_run_killed_in_training_resumes_to_the_numbers_of_one_never_killed(tmp_path, vectors):
+    longer = [*head(vectors), "trainer.max_epochs=40", "data.loader.batches_per_epoch=20"]
+    whole, whole_dir = run(tmp_path / "whole", *longer)
+    cut_dir = tmp_path / "cut" / "runs" / whole.run_id
+    with subprocess.Popen(command(tmp_path / "cut", *longer), stderr=subprocess.DEVNULL) as process:
+        _wait_for(lambda: _epochs(cut_dir) >= 3, process)
+        process.send_signal(signal.SIGKILL)
+    assert ledger.state(cut_dir) == "interrupted"
+    done_before = _epochs(cut_dir)
+    assert done_before < 40
+    resumed, _ = run(tmp_path / "cut", *longer)
+    assert resumed.metrics == whole.metrics
+    for name in ("history.csv", "weights.safetensors", "test_embeddings.safetensors"):
+        assert (cut_dir / name).read_bytes() == (whole_dir / name).read_bytes()
+
+
+def test_ctrl_c_leaves_a_row_and_status_130(tmp_path, vectors):
+    longer = [*head(vectors), "trainer.max_epochs=4000", "data.loader.batches_per_epoch=20"]
+    with subprocess.Popen(command(tmp_path, *longer), stderr=subprocess.PIPE, text=True) as process:
+        _wait_for(lambda: any(_epochs(d) >= 1 for d in tmp_path.glob("runs/*")), process)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert stderr.endswith("interrupted; the same command goes on from here\n")
+    (row,) = ledger.results(tmp_path.glob("runs/*"))
+    assert row.status == "interrupted"
+    assert row.reason
+
+
+def _epochs(run_dir: Path) -> int:
+    history = run_dir / "history.csv"
+    return len(history.read_text().splitlines()) - 1 if history.exists() else 0
+
+
+def _wait_for(condition, process, limit_s=120.0):
+    until = time.monotonic() + limit_s
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be stopped"
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_missing_data_is_one_sentence(tmp_path):
+    ran = answer(main, command(tmp_path, "data.root=/nowhere")[2:])
+    assert ran.status == 1
+    (line,) = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
+    assert "/nowhere" in line
+    assert "Traceback" not in ran.stderr
+
+
+def test_runs_log_into_their_folder(tmp_path, vectors):
+    subprocess.run(command(tmp_path, *head(vectors)), check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    (log_file,) = tmp_path.glob("runs/*/run.log")
+    assert "unseen classes: R@1" in log_file.read_text()

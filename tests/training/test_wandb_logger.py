@@ -1,0 +1,227 @@
+"""W&B's real client, offline, read back; and all the ways in which it may be away."""
+
+import gc
+import http.server
+import os
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+import wandb
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from training.offline_run import read_offline_run
+
+import tcm_bench.training.wandb_logger as logger_module
+from tcm_bench.runs.naming import PROJECT_ROOT, SCIENCE, science
+from tcm_bench.runs.watchers import _same_everywhere
+from tcm_bench.training.wandb_logger import wandb_logger
+
+pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+
+TERMS = ("loss", "base", "tcm", "hard_positives", "hard_negatives", "lr")
+
+
+@pytest.fixture
+def bare(tmp_path, monkeypatch):
+    """No key, no settings: W&B as on a fresh machine, and a new background process of it."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    for name in ("HOME", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr(logger_module, "INIT_S", 1)
+    wandb.teardown()
+    yield monkeypatch
+    wandb.teardown()
+    gc.collect()  # W&B does not wait for the process that it ends, which Python warns of
+
+
+def stored(folder):
+    """Every offline run below a folder, oldest first. W&B's process writes the end of a file just after `finish`."""
+    files = sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_ctime)
+    until = time.monotonic() + 60
+    while None in [read_offline_run(file).exit_code for file in files] and time.monotonic() < until:
+        time.sleep(0.01)
+    return [read_offline_run(file) for file in files]
+
+
+def test_each_run_of_a_process_is_a_run_of_its_own_with_all_that_a_reader_needs(tmp_path, run):
+    own = ["logger=wandb", f"logger.wandb.tags=[first,{'x' * 70}]", "sweep_name=tiny"]
+    for tcm, job_type in (("none", "base"), ("paper", "tcm")):
+        result, run_dir = run(tmp_path, *own, f"tcm={tcm}")
+        (found,) = stored(run_dir)
+        assert found.run.run_id == result.run_id
+        assert found.run.project == "tcm_bench"
+        assert found.run.run_group == "features_none_smooth_ap"
+        assert found.run.job_type == job_type
+        assert list(found.run.tags) == ["first", "x" * 64, "features", "none", "smooth_ap", tcm, "seed=0"]
+        names = {"data": "features", "backbone": "none", "loss": "smooth_ap", "tcm": tcm, "seed": 0}
+        assert names.items() <= found.config.items()
+        assert found.config["run_id"] == result.run_id
+        assert found.config["comparison_id"] == result.comparison_id
+        assert found.config["sweep_name"] == "tiny"
+        assert found.config["science"]["tcm"]["positive_weight"] == (tcm == "paper")
+        assert found.config["science"]["data"]["splits"]["test_share"] == 0.5
+        assert set(found.config["science"]) == set(SCIENCE)
+        assert "file" not in found.config["science"]["data"]  # no path of this machine goes to a server
+        assert str(tmp_path) not in str(found.config)
+        assert "<" not in str(found.config["science"])  # nor what stands for one
+        for told in ("versions", "git", "data_hash", "network"):
+            assert found.config[told] == getattr(result, told)
+        epochs = [row for row in found.history if "train/loss" in row]
+        assert [row["trainer/global_step"] for row in epochs] == [4, 9]
+        assert all({f"train/{term}" for term in TERMS} <= set(row) for row in epochs)
+        assert not any(name.startswith(("test/", "seen/")) for row in found.history for name in row)
+        assert {"recall_at_1", "recall_at_1_before", "opis", "opis_10pct_seen"} <= set(result.metrics)
+        for ours, value in result.metrics.items():
+            assert found.summary[ours] == pytest.approx(value, rel=1e-12)
+        for told in ("status", "reason", "counts", "threshold", "wall_s", "started", "selection"):
+            assert found.summary[told] == getattr(result, told)
+        assert found.exit_code == 0
+
+
+def test_of_images_the_weights_behind_the_network_are_told_and_no_setting_of_the_machine(tmp_path):
+    """Composed only: what a backbone's node says of this machine is left out, and its weights are named."""
+    words = [f"machine.data_dir={tmp_path}", f"data.root={tmp_path}", "machine.num_workers=3"]
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", words)
+    told = _same_everywhere(science(cfg), OmegaConf.to_container(cfg, resolve=True))
+    assert str(tmp_path) not in str(told)
+    assert "<" not in str(told)
+    assert "num_workers" not in told["data"]["loader"]
+    weights = science(cfg)["model"]["backbone"]["weights"]
+    assert told["model"]["backbone"]["weights"] == {key: value for key, value in weights.items() if key != "file"}
+    assert weights["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "exit_code", "reason"),
+    [
+        (RuntimeError("out of luck"), "failed", 1, "RuntimeError: out of luck"),
+        (KeyboardInterrupt(), "interrupted", 255, "stopped by Ctrl-C or a signal"),
+    ],
+    ids=["failed", "ctrl-c"],
+)
+def test_an_attempt_that_came_to_no_end_says_why_and_the_next_goes_on_under_the_same_id(
+    tmp_path, run, monkeypatch, end, status, exit_code, reason
+):
+    from tcm_bench.training.callbacks import ProgressFile
+
+    def ended(self, trainer, *args):
+        if trainer.global_step == 8:
+            raise end
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ProgressFile, "on_train_batch_end", ended)
+        with pytest.raises(type(end)):
+            run(tmp_path, "logger=wandb")
+    result, run_dir = run(tmp_path, "logger=wandb")
+    first, second = sorted(stored(run_dir), key=lambda found: found.exit_code, reverse=True)
+    assert first.run.run_id == second.run.run_id == result.run_id
+    assert (first.exit_code, second.exit_code) == (exit_code, 0)
+    assert (first.summary["status"], first.summary["reason"]) == (status, reason)
+    assert (second.summary["status"], second.summary["reason"]) == ("finished", None)
+    assert [row["trainer/global_step"] for row in first.history] == [4]
+    assert [row["trainer/global_step"] for row in second.history] == [9]  # goes on with epoch 2
+    run(tmp_path, "logger=wandb", "force=true")
+    (only,) = stored(run_dir)  # done again means that what was recorded of it is void
+    assert len(only.history) == 2
+
+
+def test_a_run_that_fails_before_training_is_marked_too(tmp_path, run):
+    with pytest.raises(ValueError, match="99 is"):
+        run(tmp_path, "logger=wandb", "data.num_train_classes=99")
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    (found,) = stored(run_dir)
+    assert found.exit_code == 1
+    assert "data.num_train_classes=99" in found.summary["reason"]
+
+
+def logger(folder, run_id="0123456789ab", **options):
+    return wandb_logger("p", run_id, folder, group="g", job_type="base", tags=["t"], **options)
+
+
+def record_and_read(folder, **options):
+    watcher = logger(folder, **options)
+    watcher.log_metrics({"x": 0.5}, step=1)
+    watcher.conclude({}, 0)
+    (found,) = stored(folder)
+    assert [row["x"] for row in found.history] == [0.5]
+    assert found.exit_code == 0
+
+
+def test_without_a_key_a_run_is_offline_and_nobody_is_asked(tmp_path, bare):
+    bare.setattr("builtins.input", lambda *_: pytest.fail("a prompt"))
+    bare.setattr(logger_module, "_reachable", lambda *_: pytest.fail("a server was looked for"))
+    record_and_read(tmp_path / "auto")
+    record_and_read(tmp_path / "online", mode="online")
+
+
+def test_wandb_mode_decides_unless_the_configuration_does(tmp_path, bare):
+    bare.setenv("WANDB_MODE", "disabled")
+    logger(tmp_path / "none").conclude({}, 0)
+    assert stored(tmp_path / "none") == []
+    record_and_read(tmp_path / "some", mode="offline")
+
+
+def test_a_server_that_cannot_be_reached_or_is_silent_or_refuses_the_key_means_offline_within_seconds(tmp_path, bare):
+    class Refusal(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(401)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    refusing = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusal)
+    threading.Thread(target=refusing.serve_forever, daemon=True).start()
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        bare.setenv("WANDB_API_KEY", "a" * 40)
+        for name, port in (
+            ("closed", closed.getsockname()[1]),
+            ("refusing", refusing.server_port),
+            ("silent", silent.getsockname()[1]),
+        ):
+            bare.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+            wandb.teardown()
+            record_and_read(tmp_path / name)
+    refusing.shutdown()
+    refusing.server_close()
+
+
+def test_a_client_that_dies_takes_nothing_with_it_and_the_next_run_gets_a_new_one(tmp_path, bare, caplog):
+    started = []
+
+    class Noted(subprocess.Popen):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            started.append(self)
+
+    bare.setenv("WANDB_MODE", "offline")
+    bare.setattr(subprocess, "Popen", Noted)
+    watcher = logger(tmp_path / "lost")
+    for process in started:
+        process.kill()
+    until = time.monotonic() + 30
+    while not watcher.lost and time.monotonic() < until:
+        watcher.log_metrics({"x": 1.0}, step=1)
+        time.sleep(0.05)
+    watcher.conclude({}, 0)
+    assert [record.levelname for record in caplog.records if "W&B was lost" in record.message] == ["WARNING"]
+    record_and_read(tmp_path / "next")
+
+
+def test_where_nothing_can_be_written_the_run_goes_on_without(tmp_path, bare, run, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise OSError("no space left on device")
+
+    working = wandb.init
+    monkeypatch.setattr(wandb, "init", lambda **how: (working if how["settings"].mode == "disabled" else broken)(**how))
+    result, _ = run(tmp_path, "logger=wandb", "logger.wandb.mode=offline")
+    assert result.status == "finished"
+    assert "no offline run could be started (no space left on device)" in caplog.text

@@ -1,0 +1,75 @@
+"""Two processes of a run as torchrun starts them, three runs in turn; one import of the libraries serves them all.
+
+Prints the row of each run: of one that ends, of the same done again, of one that is stopped by Ctrl-C.
+"""
+
+import importlib
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from tcm_bench.runs.naming import PROJECT_ROOT, choices
+from tcm_bench.runs.run import execute
+
+ENDLESS = ["trainer.max_epochs=100000"]
+
+
+def rank(number: int, port: int, words: list[str]) -> None:
+    places = {"RANK": number, "LOCAL_RANK": number, "GROUP_RANK": 0, "WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in places.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="test")
+    execute(composed(words), choices(composed(words, return_hydra_config=True).hydra, 0))
+
+
+def composed(words: list[str], **options: bool) -> DictConfig:
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        return compose("config", words, **options)
+
+
+def started(words: list[str]) -> list[int]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for number in range(2):
+        if child := os.fork():
+            children.append(child)
+            continue
+        try:
+            rank(number, port, words)
+        except KeyboardInterrupt:
+            os._exit(0)
+        except BaseException:  # noqa: BLE001
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        os._exit(0)
+    return children
+
+
+def main(words: list[str]) -> None:
+    torch.set_num_threads(1)
+    importlib.import_module("tcm_bench.runs.experiment")  # here, so that the processes need not
+    for more in ([], ["force=true"], ENDLESS):
+        children = started([*words, *more])
+        run_dir = Path(composed([*words, *more]).run_dir)
+        if more is ENDLESS:
+            until = time.monotonic() + 100
+            while not (run_dir / "history.csv").exists() and time.monotonic() < until:
+                time.sleep(0.02)
+            for child in children:
+                os.kill(child, signal.SIGINT)
+        endings = [os.waitpid(child, 0)[1] for child in children]
+        if any(endings):
+            sys.exit(1)
+        sys.stdout.write((run_dir / "result.json").read_text().replace("\n", "") + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
