@@ -128,6 +128,22 @@ def test_a_bare_environment_runs_to_the_same_numbers(tmp_path, vectors):
     assert found.metrics == usual.metrics
 
 
+def test_an_experiment_of_ones_own_lies_anywhere(tmp_path, vectors):
+    group = tmp_path / "mine" / "experiment"
+    group.mkdir(parents=True)
+    (group / "quick.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /loss: rs_at_k\nmodel:\n  head: {embedding_dim: 8}\n"
+    )
+    words = ["--config-dir", "mine", f"machine.output_dir={tmp_path}", *SMALL, "data=features", f"data.file={vectors}"]
+    ran = answer(main, [*words, "+experiment=quick"], tmp_path)
+    assert ran.status == 0, ran.stderr
+    (row,) = ledger.results(tmp_path.glob("runs/*"))
+    assert (row.choices["loss"], row.choices["experiment"]) == ("rs_at_k", "quick")
+    assert row.science["model"]["head"]["embedding_dim"] == 8
+    ran = answer(main, [*words, "+experiment=qick"], tmp_path)
+    assert (ran.status, ran.stderr) == (2, "error: there is no experiment=qick; did you mean 'quick'?\n")
+
+
 def test_margin_setting_changes_the_run_and_leaves_its_start(tmp_path, vectors):
     base, base_dir = run(tmp_path, *head(vectors), "tcm=none")
     tcm, tcm_dir = run(tmp_path, *head(vectors), "tcm=paper")
