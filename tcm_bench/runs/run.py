@@ -27,7 +27,7 @@ from tcm_bench.report.scores import compared, score
 from tcm_bench.results import ledger
 from tcm_bench.runs import provenance
 from tcm_bench.runs.build import ConfigurationError, check_targets
-from tcm_bench.runs.checks import check, check_devices
+from tcm_bench.runs.checks import absent_data, check, check_devices
 from tcm_bench.runs.errors import causes, explain
 from tcm_bench.runs.naming import CONFIG_NAME, PROJECT_ROOT, choices, plan
 
@@ -106,6 +106,8 @@ def job(cfg: DictConfig) -> ledger.Result:
                 check_devices(cfg.machine)
             if not _finished(cfg):  # which imports torch: seconds that a finished run need not pay
                 check_targets(cfg)
+                if is_first_process() and (absent := absent_data(cfg)):  # before a logger starts and has to be told
+                    raise ConfigurationError(absent)
         except ConfigurationError:
             _discard(Path(settings.runtime.output_dir))
             raise

@@ -282,12 +282,13 @@ def _wait_for(condition, process, limit_s=120.0):
         time.sleep(0.02)
 
 
-def test_missing_data_is_one_sentence(tmp_path):
-    ran = answer(main, command(tmp_path, "data.root=/nowhere")[2:])
-    assert ran.status == 1
-    (line,) = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
+def test_missing_data_is_one_sentence_before_anything_starts(tmp_path):
+    ran = answer(main, command(tmp_path, "data.root=/nowhere", "logger=wandb")[2:])
+    assert ran.status == 2
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("error: ")
     assert "/nowhere" in line
-    assert "Traceback" not in ran.stderr
+    assert not list(tmp_path.glob("runs/*"))
 
 
 def test_runs_log_into_their_folder(tmp_path, vectors):
