@@ -1,4 +1,8 @@
-"""What the real command answers, in a fork of this process instead of a new interpreter that imports torch anew."""
+"""What the real command answers, in a fork of this process instead of a new interpreter that imports torch anew.
+
+A command that computes must be told `machine.threads=1`: teams of threads that this process has had do not survive a
+fork, and the first operation that asks for one would wait for ever.
+"""
 
 import os
 import signal

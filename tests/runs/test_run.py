@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from answers import answer
 from hydra import compose, initialize_config_dir
 from safetensors.numpy import load_file
-from vectors import SMALL, command, head, write_vectors
+from vectors import SMALL, command, head, wait_for, write_vectors
 
 from tcm_bench.results import ledger
 from tcm_bench.runs.build import ConfigurationError
@@ -134,7 +133,8 @@ def test_an_experiment_of_ones_own_lies_anywhere(tmp_path, vectors):
     (group / "quick.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /loss: rs_at_k\nmodel:\n  head: {embedding_dim: 8}\n"
     )
-    words = ["--config-dir", "mine", f"machine.output_dir={tmp_path}", *SMALL, "data=features", f"data.file={vectors}"]
+    words = ["--config-dir", "mine", f"machine.output_dir={tmp_path}", "machine.threads=1", *SMALL]
+    words += ["data=features", f"data.file={vectors}"]
     ran = answer(main, [*words, "+experiment=quick"], tmp_path)
     assert ran.status == 0, ran.stderr
     (row,) = ledger.results(tmp_path.glob("runs/*"))
@@ -244,7 +244,7 @@ def test_a_run_killed_in_training_resumes_to_the_numbers_of_one_never_killed(tmp
     whole, whole_dir = run(tmp_path / "whole", *longer)
     cut_dir = tmp_path / "cut" / "runs" / whole.run_id
     with subprocess.Popen(command(tmp_path / "cut", *longer), stderr=subprocess.DEVNULL) as process:
-        _wait_for(lambda: _epochs(cut_dir) >= 3, process)
+        wait_for(lambda: _epochs(cut_dir) >= 3, process)
         process.send_signal(signal.SIGKILL)
     assert ledger.state(cut_dir) == "interrupted"
     done_before = _epochs(cut_dir)
@@ -258,7 +258,7 @@ def test_a_run_killed_in_training_resumes_to_the_numbers_of_one_never_killed(tmp
 def test_ctrl_c_leaves_a_row_and_status_130(tmp_path, vectors):
     longer = [*head(vectors), "trainer.max_epochs=4000", "data.loader.batches_per_epoch=20"]
     with subprocess.Popen(command(tmp_path, *longer), stderr=subprocess.PIPE, text=True) as process:
-        _wait_for(lambda: any(_epochs(d) >= 1 for d in tmp_path.glob("runs/*")), process)
+        wait_for(lambda: any(_epochs(d) >= 1 for d in tmp_path.glob("runs/*")), process)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -272,14 +272,6 @@ def test_ctrl_c_leaves_a_row_and_status_130(tmp_path, vectors):
 def _epochs(run_dir: Path) -> int:
     history = run_dir / "history.csv"
     return len(history.read_text().splitlines()) - 1 if history.exists() else 0
-
-
-def _wait_for(condition, process, limit_s=120.0):
-    until = time.monotonic() + limit_s
-    while not condition():
-        assert process.poll() is None, "the run ended before it could be stopped"
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def test_missing_data_is_one_sentence_before_anything_starts(tmp_path):
