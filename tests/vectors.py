@@ -1,6 +1,9 @@
 """Small vectors that a head trains on in a second, and the command line around them."""
 
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,3 +34,12 @@ def command(output: Path, *overrides: str) -> list[str]:
     """The real command of a small run or sweep."""
     words = [sys.executable, str(PROJECT_ROOT / "train.py"), *SMALL, f"machine.output_dir={output}"]
     return [*words, *overrides]
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen, limit_s: float = 120.0) -> None:
+    """Until a condition holds, while a process that has to be alive then works toward it."""
+    until = time.monotonic() + limit_s
+    while not condition():
+        assert process.poll() is None, "it ended before it could be stopped"
+        assert time.monotonic() < until
+        time.sleep(0.02)

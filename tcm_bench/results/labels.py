@@ -90,15 +90,10 @@ def shared_by_hand(runs: Sequence[Run]) -> dict[str, str]:
     return {key: value for key, value in shared.items() if len(files[key]) == 1}
 
 
-def _beside(science: Mapping[str, Any], key: str) -> str | None:
+def _beside(science: Mapping[str, Any], key: str) -> Any:
     """The hash of the file that a key names; None if it names none."""
-    *path, last = key.split(".")
-    node: Any = science
-    for word in path:
-        node = node.get(word) if isinstance(node, Mapping) else None
-    if not isinstance(node, Mapping) or not _is_masked(node.get(last)):
-        return None
-    return str(node.get("sha256"))
+    flat = dict(_flat(science))
+    return flat.get(f"{key.rpartition('.')[0]}.sha256") if _is_masked(flat.get(key)) else None
 
 
 class _Kind(NamedTuple):

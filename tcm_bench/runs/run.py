@@ -106,7 +106,7 @@ def job(cfg: DictConfig) -> ledger.Result:
                 check_devices(cfg.machine)
             if not _finished(cfg):  # which imports torch: seconds that a finished run need not pay
                 check_targets(cfg)
-                if is_first_process() and (absent := absent_data(cfg)):  # before a logger starts and has to be told
+                if absent := absent_data(cfg):  # before a logger starts and has to be told
                     raise ConfigurationError(absent)
         except ConfigurationError:
             _discard(Path(settings.runtime.output_dir))
@@ -163,9 +163,7 @@ def execute(cfg: DictConfig, chosen: dict[str, str | int], wait_s: float = LOCK_
     with _alone(run_dir, wait_s) if first else contextlib.nullcontext():
         if earlier := _finished(cfg):
             log.info("already finished; force=true runs it again")
-            return earlier.model_copy(
-                update={"choices": chosen}
-            )  # the words of this command, where an equal one ran before
+            return earlier.model_copy(update={"choices": chosen})  # this command's words for an equal run
         if first and cfg.force:
             _forget(run_dir)
         if first:

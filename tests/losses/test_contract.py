@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.utils import instantiate
+from largest import Largest
 from omegaconf import OmegaConf
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tcm_bench.losses.objective import Objective
 from tcm_bench.losses.pairs import Pairs
@@ -144,19 +144,6 @@ def test_function_module_and_yaml_agree_on_the_defaults(function, name):
     option = build(tuple(name.split("/")))
     assert function(pairs).equal(option(pairs))
     assert function(pairs).equal(type(option)()(pairs))
-
-
-class Largest(TorchDispatchMode):
-    """Remembers the largest tensor made."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for value in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(value, torch.Tensor):
-                self.numel = max(self.numel, value.numel())
-        return out
 
 
 @pytest.mark.parametrize("option", OWN, ids="/".join)

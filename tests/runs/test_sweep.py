@@ -5,13 +5,12 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from answers import Answer, answer
-from vectors import command, head, write_vectors
+from vectors import command, head, wait_for, write_vectors
 
 import tcm_bench.runs.experiment  # noqa: F401 - here once, instead of in every fork
 from tcm_bench.results import ledger
@@ -89,7 +88,7 @@ def test_a_larger_sweep_takes_over_what_is_done_and_says_so_in_one_place(tmp_pat
 
 def test_a_killed_sweep_goes_on_to_the_numbers_of_an_undisturbed_one(tmp_path, vectors, undisturbed):
     with subprocess.Popen(command(tmp_path, *GRID, *head(vectors), "-m"), stderr=subprocess.DEVNULL) as process:
-        _wait_for(lambda: (tmp_path / "runs").exists() and len(rows(tmp_path)) >= 1, process)
+        wait_for(lambda: (tmp_path / "runs").exists() and len(rows(tmp_path)) >= 1, process)
         process.send_signal(signal.SIGKILL)
     ran = here(tmp_path, *head(vectors))
     assert ran.status == 0, ran.stderr
@@ -103,7 +102,7 @@ def test_ctrl_c_ends_every_process_and_a_second_call_continues(tmp_path, vectors
         command(tmp_path, *GRID, *longer, "-m"), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     with process:
-        _wait_for(lambda: len(list(tmp_path.glob("runs/*/history.csv"))) >= 2, process)
+        wait_for(lambda: len(list(tmp_path.glob("runs/*/history.csv"))) >= 2, process)
         os.killpg(process.pid, signal.SIGINT)  # what a terminal does
         _, stderr = process.communicate(timeout=90)
     assert process.returncode == 130
@@ -220,11 +219,3 @@ def test_a_killed_process_takes_no_other_run_with_it_and_the_same_command_goes_o
     assert ran.status == 0, ran.stderr
     assert len(rows(tmp_path)) == 4
     assert finished.items() <= rows(tmp_path).items()  # what had finished was not touched
-
-
-def _wait_for(condition, process, limit_s=120.0):
-    until = time.monotonic() + limit_s
-    while not condition():
-        assert process.poll() is None, "the sweep ended before it could be stopped"
-        assert time.monotonic() < until
-        time.sleep(0.02)

@@ -24,6 +24,17 @@ def utf8_text(file: Path) -> str:
     return text
 
 
+def csv_table(file: Path, as_text: Sequence[str]) -> pa.Table:
+    """A CSV file (UTF-8, with a header), the columns `as_text` as they are written; a missing cell is "".
+
+    Raises:
+        ValueError: If it is not UTF-8.
+        pyarrow.ArrowInvalid: If it is no table.
+    """
+    options = csv.ConvertOptions(column_types=dict.fromkeys(as_text, pa.string()), strings_can_be_null=False)
+    return csv.read_csv(io.BytesIO(utf8_text(file).encode()), convert_options=options)
+
+
 def csv_columns(file: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, list[str]]:
     """Columns of a CSV file (UTF-8, with a header) as text; a missing cell is "".
 
@@ -36,10 +47,8 @@ def csv_columns(file: Path, needed: Sequence[str], optional: Sequence[str] = ())
         ValueError: If it is no such file, or a column is missing or there twice.
     """
     names = [*needed, *optional]
-    as_text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-    content = io.BytesIO(utf8_text(file).encode())
     try:
-        table = csv.read_csv(content, convert_options=as_text)
+        table = csv_table(file, names)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{file} is not a CSV file with a column {needed[0]!r} ({_first_line(error)})") from error
     for name in names:

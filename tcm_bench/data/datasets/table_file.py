@@ -1,6 +1,5 @@
 """Anyone's own images: a table that says where each lies, what it shows, and on which side of the split it is."""
 
-import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,16 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pyarrow import csv, parquet
+from pyarrow import parquet
 
-from tcm_bench.data.datasets.csv_columns import utf8_text
+from tcm_bench.data.datasets.csv_columns import csv_table
 from tcm_bench.data.table import ImageFiles, Paths, Splits
 from tcm_bench.files import file_sha256
 
 TRAIN, TEST = "train", "test"
 NEEDED = ("path", "label", "split")
 MASKS = ("is_query", "is_gallery")
-AS_TEXT = csv.ConvertOptions(column_types=dict.fromkeys((*NEEDED, *MASKS), pa.string()), strings_can_be_null=False)
 TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
@@ -67,10 +65,7 @@ def table_splits(file: str | Path, root: str | Path | None = None, sha256: str |
 def _rows(file: Path) -> pd.DataFrame:
     """The known columns as text, "" for what is missing; the index counts rows from 1."""
     try:
-        if file.suffix == ".parquet":
-            table = parquet.read_table(file)
-        else:
-            table = csv.read_csv(io.BytesIO(utf8_text(file).encode()), convert_options=AS_TEXT)
+        table = parquet.read_table(file) if file.suffix == ".parquet" else csv_table(file, (*NEEDED, *MASKS))
         if missing := [column for column in NEEDED if column not in table.column_names]:
             raise ValueError(f"{file} needs a column {missing[0]!r}, it has {', '.join(table.column_names) or 'none'}")
         known = {column: table[column] for column in (*NEEDED, *MASKS) if column in table.column_names}

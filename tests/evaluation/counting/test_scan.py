@@ -8,7 +8,7 @@ from brute_force import KINDS, Answers, BruteForce, drawn
 from every_kernel import KERNELS, LoopsKernel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
+from largest import Largest
 
 from tcm_bench.evaluation.counting import scan as pair_scan
 from tcm_bench.evaluation.counting.cosine import Cosines
@@ -441,19 +441,6 @@ def test_an_error_in_a_thread_comes_out_and_leaves_the_settings(error, monkeypat
         torch.set_float32_matmul_precision("highest")
     assert len(calls) < 100  # the other thread stopped, too
     assert threading.active_count() == 1 or not any("ThreadPool" in thread.name for thread in threading.enumerate())
-
-
-class Largest(TorchDispatchMode):
-    """Remembers the largest tensor made."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for value in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(value, torch.Tensor):
-                self.numel = max(self.numel, value.numel())
-        return out
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
