@@ -44,12 +44,12 @@ def drawn(kind, items, dim, classes, seed=0):
 
 
 class Answers(NamedTuple):
-    """What a scan is asked for; counts by class and threshold, ``ahead`` by item."""
+    """What a scan is asked for; counts by class and threshold, ``rank_of_first_positive`` by item."""
 
     costs: torch.Tensor
     accepted_positives: torch.Tensor
     accepted_negatives: torch.Tensor
-    ahead: torch.Tensor
+    rank_of_first_positive: torch.Tensor
 
 
 class BruteForce:
@@ -80,15 +80,15 @@ class BruteForce:
             negatives.index_add_(0, of[end[~inside]], taken[~inside])
         return positives, negatives
 
-    def ahead(self, enough):
+    def rank_of_first_positive(self, max_rank):
         """Items before the nearest positive of each row as a query."""
         positive = self.same & self.searched
         best = self.cosine.masked_fill(~positive, -torch.inf).amax(dim=1, keepdim=True)
         nearest = self.index.where(positive & (self.cosine == best), len(self.index)).amin(dim=1, keepdim=True)
         earlier = (self.cosine > best) | ((self.cosine == best) & (self.index < nearest))
-        ahead = (earlier & self.searched & ~self.same).sum(dim=1).clamp(max=enough)
-        return ahead.masked_fill(~positive.any(dim=1), enough)
+        rank_of_first_positive = (earlier & self.searched & ~self.same).sum(dim=1).clamp(max=max_rank)
+        return rank_of_first_positive.masked_fill(~positive.any(dim=1), max_rank)
 
-    def answers(self, ranks, grid, enough):
+    def answers(self, ranks, grid, max_rank):
         costs = self.negatives[torch.tensor(ranks) - 1]
-        return Answers(costs, *self.accepted(grid(costs)), self.ahead(enough))
+        return Answers(costs, *self.accepted(grid(costs)), self.rank_of_first_positive(max_rank))

@@ -5,7 +5,8 @@ from typing import ClassVar
 import numpy as np
 
 from tcm_bench.evaluation.counting import halves
-from tcm_bench.evaluation.counting.kernels import CompiledKernel, HalvesKernel, TensorKernel
+from tcm_bench.evaluation.counting.kernels import CompiledKernel, HalvesKernel
+from tcm_bench.evaluation.counting.tensor_kernel import TensorKernel
 
 
 class LoopsKernel(HalvesKernel):

@@ -13,8 +13,8 @@ from functools import cache
 import pytest
 import torch
 
+from tcm_bench.evaluation.evaluate import evaluate
 from tcm_bench.evaluation.retrieval import recall_at_k
-from tcm_bench.evaluation.threshold import threshold_consistency
 from tcm_bench.losses.objective import Objective
 from tcm_bench.losses.rs_at_k import RSAtK
 from tcm_bench.losses.smooth_ap import SmoothAP
@@ -73,7 +73,7 @@ def trained(base, arm, seed):
         objective(unit_norm(head(features[rows])), labels[rows])["loss"].backward()
         optimizer.step()
     embeddings = head(features).detach().double()
-    return threshold_consistency(embeddings, labels).opis, float(recall_at_k(embeddings, labels))
+    return evaluate(embeddings, labels).consistency.opis, float(recall_at_k(embeddings, labels))
 
 
 def makes_thresholds_consistent(base, arm):

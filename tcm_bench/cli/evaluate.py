@@ -47,13 +47,13 @@ def evaluate(
         _setting("False accept rates at the ends of the calibration range.", "0.01 0.1", metavar="LOW HIGH"),
     ] = None,
     k: Annotated[str | None, _setting("Numbers of neighbors inspected for R@k.", "1,2,4,8")] = None,
-    steps: Annotated[int | None, _setting("Points of the threshold grid.", "101")] = None,
+    num_thresholds: Annotated[int | None, _setting("Points of the threshold grid.", "101")] = None,
     eps: Annotated[float | None, _setting("Share of the classes called worst.", "0.1")] = None,
     c: Annotated[float | None, _setting("Weight of sensitivity against specificity.", "1")] = None,
     ranking: Annotated[
         Literal["mean", "pointwise"] | None, _setting("How the worst classes are chosen.", "mean")
     ] = None,
-    tpr_at_far: Annotated[
+    tar_at_far: Annotated[
         str | None, _setting("False accept rates at which the true accept rate is wanted, as `0.001,0.01`.", "none")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="How many compute.", show_default="one a core")] = None,
@@ -70,11 +70,11 @@ def evaluate(
         "axis": axis,
         "far_bounds": far_bounds,
         "ks": None if k is None else _numbers("--k", k, int),
-        "steps": steps,
+        "num_thresholds": num_thresholds,
         "eps": eps,
         "c": c,
         "ranking": ranking,
-        "far_levels": None if tpr_at_far is None else _numbers("--tpr-at-far", tpr_at_far, float) if tpr_at_far else (),
+        "far_levels": None if tar_at_far is None else _numbers("--tar-at-far", tar_at_far, float) if tar_at_far else (),
     }
     asked = {name: value for name, value in asked.items() if value is not None}
     if meant.kind == "evaluation" and (asked or labels or out):
@@ -97,10 +97,7 @@ def evaluate(
     else:
         place, settings = meant.vectors(), replace(own, **asked)
         found, given = evaluated(place, settings, labels_file=labels, device=torch_device(device))
-        if out:
-            numbers = write_evaluation(found, out, settings.recorded(), labels=given.classes)
-        else:
-            numbers = summary(found, settings.recorded())
+        numbers = write_evaluation(found, out, labels=given.classes) if out else summary(found)
     if as_json:
         of = {"settings_of": None if origin is None else str(origin), "settings_given": sorted(asked)}
         typer.echo(json.dumps({"source": str(place), **of, **numbers}, indent=2))
@@ -189,11 +186,13 @@ def _show(source: Path, numbers: Mapping[str, Any]) -> None:
     table = Table("", "value", "± s.e.", "95 % interval", box=None, padding=(0, 2, 0, 0))
     for name, error in numbers["standard_errors"].items():
         table.add_row(*_row(name, (numbers[name], error), numbers["intervals"][name]))
-    for name in (name for name in numbers if name.startswith("tpr_at_far_")):
+    for name in (name for name in numbers if name.startswith("tar_at_far_")):
         table.add_row(*_row(name, (numbers[name],)))
     console().print(table)
     low, high = settings["far_bounds"]
-    ends = " to ".join("undefined" if numbers[end] is None else f"{numbers[end]:.4f}" for end in ("d_min", "d_max"))
+    ends = " to ".join(
+        "undefined" if numbers[end] is None else f"{numbers[end]:.4f}" for end in ("threshold_low", "threshold_high")
+    )
     typer.echo(f"thresholds: {settings['axis']} {ends}, where {low:g} to {high:g} of the negative pairs are accepted")
     if counts["singletons"]:
         typer.echo(f"classes without a positive pair, hence not in OPIS: {counts['singletons']:,}")

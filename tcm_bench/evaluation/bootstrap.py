@@ -23,7 +23,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tcm_bench.evaluation.evaluate import Evaluation
-from tcm_bench.evaluation.threshold import Ranking, num_worst
+from tcm_bench.evaluation.settings import Ranking, Settings
+from tcm_bench.evaluation.threshold import num_worst
 
 RESAMPLES, CONFIDENCE = 1000, 0.95
 AT_ONCE = 2**18  # weights of classes
@@ -100,25 +101,25 @@ class PerClass:
     ks: tuple[int, ...]
     queries: Int[Tensor, " classes"]
     hits: Int[Tensor, "classes ks"]
-    utilities: Float[Tensor, "classes steps"]
-    thresholds: Float[Tensor, " steps"]
-    eps: float = 0.1
-    ranking: Ranking = "mean"
+    utilities: Float[Tensor, "classes thresholds"]
+    thresholds: Float[Tensor, " thresholds"]
+    eps: float = Settings.eps
+    ranking: Ranking = Settings.ranking
 
     @classmethod
-    def of(cls, evaluation: Evaluation, *, eps: float = 0.1, ranking: Ranking = "mean") -> "PerClass":
-        """Of an evaluation that was made with this ``eps`` and ``ranking``."""
+    def of(cls, evaluation: Evaluation) -> "PerClass":
+        """Of an evaluation."""
         found = evaluation.consistency
         utilities = found.utilities.new_full((len(evaluation.classes), len(found.thresholds)), nan)
         utilities[torch.searchsorted(evaluation.classes, found.classes)] = found.utilities
         return cls(
-            ks=evaluation.ks,
+            ks=evaluation.settings.ks,
             queries=evaluation.queries.cpu(),
             hits=evaluation.hits.cpu(),
             utilities=utilities.cpu(),
             thresholds=found.thresholds.cpu(),
-            eps=eps,
-            ranking=ranking,
+            eps=evaluation.settings.eps,
+            ranking=evaluation.settings.ranking,
         )
 
 

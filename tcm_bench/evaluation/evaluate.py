@@ -1,7 +1,6 @@
 """Everything a test set says about its embeddings, from one pass over all pairs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,12 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from tcm_bench.evaluation import threshold
-from tcm_bench.evaluation.counting.scan import Axis, PairScan, check_set
-from tcm_bench.evaluation.retrieval import hit_rate
-from tcm_bench.evaluation.threshold import Ranking, ThresholdConsistency
+from tcm_bench.evaluation.counting.scan import PairScan
+from tcm_bench.evaluation.retrieval import check_set, hit_rate
+from tcm_bench.evaluation.settings import Settings
+from tcm_bench.evaluation.threshold import ThresholdConsistency
+
+DEFAULT = Settings()
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,80 +23,83 @@ class Evaluation:
     """Accuracy and threshold consistency of one set.
 
     Attributes:
-        ks: Numbers of neighbors inspected.
-        recall: Recall at each of them, in [0, 1]; NaN without a query.
+        settings: What decided it.
+        recall: Recall at each of ``settings.ks``, in [0, 1]; NaN without a query.
         classes: Labels in increasing order.
         sizes: Items of each class.
         queries: Queries of each class.
         hits: Those with an item of their class among their ``k`` nearest, for each ``k``.
         consistency: OPIS, eps-OPIS, the calibration range and the counts behind them.
-        tpr_at_far: Share of the positive pairs accepted at the threshold of each pooled false accept rate, in [0, 1];
+        tar_at_far: Share of the positive pairs accepted at the threshold of each pooled false accept rate, in [0, 1];
             NaN without pairs of both kinds.
     """
 
-    ks: tuple[int, ...]
+    settings: Settings
     recall: Float[Tensor, " ks"]
     classes: Int[Tensor, " classes"]
     sizes: Int[Tensor, " classes"]
     queries: Int[Tensor, " classes"]
     hits: Int[Tensor, "classes ks"]
     consistency: ThresholdConsistency
-    tpr_at_far: dict[float, float]
+    tar_at_far: dict[float, float]
 
-    def scores(self, eps: float) -> dict[str, float]:
-        """Its numbers by the names they have in rows, files and logs; ``eps`` is what it was evaluated with.
+    def scores(self) -> dict[str, float]:
+        """Its scores by the names they have in rows, files and logs.
 
-        ``recall_at_<k>``, ``opis``, ``opis_<eps>pct``, ``tpr_at_far_<far>pct``, ``d_min`` and ``d_max``.
+        ``recall_at_<k>``, ``opis``, ``opis_<eps>pct`` and ``tar_at_far_<far>pct``; NaN for what is undefined.
         """
         found = self.consistency
         return {
-            **{f"recall_at_{k}": share for k, share in zip(self.ks, self.recall.tolist(), strict=True)},
+            **{f"recall_at_{k}": share for k, share in zip(self.settings.ks, self.recall.tolist(), strict=True)},
             "opis": found.opis,
-            score_name("eps_opis", eps): found.eps_opis,
-            **{f"tpr_at_far_{percent(far)}": share for far, share in self.tpr_at_far.items()},
-            "d_min": found.d_min,
-            "d_max": found.d_max,
+            score_name("eps_opis", self.settings.eps): found.eps_opis,
+            **{f"tar_at_far_{percent(far)}": share for far, share in self.tar_at_far.items()},
         }
+
+    def counts(self) -> dict[str, int]:
+        """What the scores were taken over; `singletons` are the classes without a positive pair."""
+        return {
+            "images": int(self.sizes.sum()),
+            "queries": int(self.queries.sum()),
+            "classes": len(self.classes),
+            "singletons": self.consistency.singletons,
+            "positive_pairs": self.consistency.num_positive_pairs,
+            "negative_pairs": self.consistency.num_negative_pairs,
+        }
+
+    @property
+    def reason(self) -> str | None:
+        """Why a score is undefined; None if none is."""
+        no_query = None if int(self.queries.sum()) else "recall: there is no query"
+        return "; ".join(filter(None, (self.consistency.reason, no_query))) or None
 
 
 def evaluate(
     embeddings: Float[Tensor, "items dim"] | Float[np.ndarray, "items dim"],
     labels: Integer[Tensor, " items"] | Integer[np.ndarray, " items"],
+    settings: Settings = DEFAULT,
     *,
-    ks: Sequence[int] = (1,),
-    axis: Axis = "distance",
-    far_bounds: tuple[float, float] = threshold.FAR_BOUNDS,
-    steps: int = 101,
-    c: float = 1.0,
-    eps: float = 0.1,
-    ranking: Ranking = "mean",
-    far_levels: Sequence[float] = (),
     query: Bool[Tensor, " items"] | Bool[np.ndarray, " items"] | None = None,
     gallery: Bool[Tensor, " items"] | Bool[np.ndarray, " items"] | None = None,
     group: dist.ProcessGroup | None = None,
     tile: tuple[int, int] | None = None,
+    **changed: Any,
 ) -> Evaluation:
     """Recall@k, OPIS and eps-OPIS over all pairs, exactly; see :mod:`~tcm_bench.evaluation.threshold`.
 
     Args:
         embeddings: Rows of any norm but 0, torch or numpy, half types too.
         labels: Class of each row.
-        ks: Numbers of neighbors inspected, each at least 1; see :func:`~tcm_bench.evaluation.retrieval.recall_at_k`.
-        axis: Threshold axis.
-        far_bounds: Pooled false accept rates at the ends of the calibration range, ``0 < low < high <= 1``.
-        steps: Points of the threshold grid, at least 2.
-        c: Weight of sensitivity against specificity in the utility, above 0.
-        eps: Share of the classes called worst, in (0, 1).
-        ranking: How they are chosen.
-        far_levels: False accept rates in (0, 1] at which the true accept rate is wanted.
+        settings: How it is made.
         query: Which rows are queries; by default all.
         gallery: Which rows are searched; by default all. Where the two differ a pair is a query and an item of the
             gallery.
         group: Processes that hold the same rows and share the work; every one of them must call.
         tile: Rows and columns multiplied at once; changes time and memory, never a result.
+        **changed: Single settings by name, in place of those of ``settings``.
 
     Raises:
-        ValueError: If an argument is outside its range, a row is zero or not finite, or there are fewer than two rows.
+        ValueError: If a setting is outside its range, a row is zero or not finite, or there are fewer than two rows.
 
     Example:
         >>> x = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.6, 0.8]], dtype=np.float32)
@@ -103,38 +108,38 @@ def evaluate(
         ([0.5, 1.0], 0.0413)
     """
     x, y = _tensor(embeddings), _tensor(labels)
-    asked, searched = (None if role is None else _tensor(role).to(y.device) for role in (query, gallery))
-    check_set(x, y, asked, searched)
+    is_query, is_searched = (None if role is None else _tensor(role).to(y.device) for role in (query, gallery))
+    check_set(x, y, is_query, is_searched)
     if len(y) < 2:
         raise ValueError(f"evaluation needs at least two items, got {len(y)}")
-    check_settings(ks, far_levels, far_bounds=far_bounds, axis=axis, steps=steps, c=c, eps=eps, ranking=ranking)
+    settings = replace(settings, **changed)
     y = y.long()
-    scan = PairScan(x, y, axis=axis, query=asked, gallery=searched, group=group, tile=tile)
-    enough = min(max(ks, default=0), len(y))
-    calibrated = threshold.calibration(scan, far_bounds, steps, far_levels=far_levels, enough=enough)
-    ahead, of = calibrated.ahead, torch.searchsorted(scan.classes, y.contiguous())
-    if asked is not None:
-        ahead, of = ahead[asked], of[asked]
+    scan = PairScan(x, y, axis=settings.axis, query=is_query, gallery=is_searched, group=group, tile=tile)
+    max_rank = min(max(settings.ks, default=0), len(y))
+    calibration = threshold.calibrate(scan, settings, max_rank)
+    rank, of = calibration.rank_of_first_positive, torch.searchsorted(scan.classes, y.contiguous())
+    if is_query is not None:
+        rank, of = rank[is_query], of[is_query]
     # More than all are all: a query without a positive has as many before it as were counted, and misses at any k.
-    numbers = torch.tensor(tuple(ks), dtype=torch.int64, device=y.device).clamp(max=enough)
-    hits = torch.zeros(len(scan.classes), len(numbers), dtype=torch.int64, device=y.device)
-    hits.index_add_(0, of, (ahead[:, None] < numbers).long())
+    ks = torch.tensor(settings.ks, dtype=torch.int64, device=y.device).clamp(max=max_rank)
+    hits = torch.zeros(len(scan.classes), len(ks), dtype=torch.int64, device=y.device)
+    hits.index_add_(0, of, (rank[:, None] < ks).long())
     defined = scan.num_positive and scan.num_negative
-    accepted = calibrated.accepted_at_far.double() / (scan.num_positive if defined else torch.nan)
+    accepted = calibration.accepted_at_far.double() / (scan.num_positive if defined else torch.nan)
     return Evaluation(
-        ks=tuple(ks),
-        recall=hit_rate(ahead, numbers),
+        settings=settings,
+        recall=hit_rate(rank, ks),
         classes=scan.classes,
         sizes=scan.sizes,
         queries=of.bincount(minlength=len(scan.classes)),
         hits=hits,
-        consistency=threshold.consistency(scan, calibrated, c=c, eps=eps, ranking=ranking),
-        tpr_at_far=dict(zip(far_levels, accepted.tolist(), strict=True)),
+        consistency=threshold.consistency(scan, calibration, settings),
+        tar_at_far=dict(zip(settings.far_levels, accepted.tolist(), strict=True)),
     )
 
 
 def percent(share: float) -> str:
-    """A share as part of an identifier: the metric's ``opis_10pct``, ``tpr_at_far_0_1pct``.
+    """A share as part of an identifier: the metric's ``opis_10pct``, ``tar_at_far_0_1pct``.
 
     Example:
         >>> percent(0.1), percent(0.125)
@@ -156,18 +161,3 @@ def score_name(name: str, eps: float) -> str:
 def _tensor(values: Tensor | np.ndarray) -> Tensor:
     """Any array as a tensor, without a copy if it can be one."""
     return torch.from_numpy(np.ascontiguousarray(values)) if isinstance(values, np.ndarray) else values
-
-
-def check_settings(
-    ks: Sequence[int], far_levels: Sequence[float], *, far_bounds: tuple[float, float], **others: Any
-) -> None:
-    """Refuse settings of `evaluate` outside their ranges, whatever is evaluated.
-
-    Raises:
-        ValueError: With one sentence that names the setting.
-    """
-    threshold.check(far_bounds, **others)
-    if any(k < 1 for k in ks):
-        raise ValueError(f"k must be at least 1, got {list(ks)}")
-    if any(not 0 < far <= 1 for far in far_levels):
-        raise ValueError(f"far_levels must be rates in (0, 1], got {list(far_levels)}")

@@ -8,7 +8,6 @@ if there is no pair of two classes. What is undefined is null in all three, and 
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,44 +28,35 @@ from tcm_bench.evaluation.bootstrap import (
 from tcm_bench.evaluation.evaluate import Evaluation, score_name
 from tcm_bench.files import replacing, write_atomic
 from tcm_bench.results.ledger import EVALUATION as SUMMARY
+from tcm_bench.results.old_names import renamed
 
 CLASSES, CURVES = "classes.parquet", "curves.parquet"
 BOOTSTRAP_SEED = 0
 
 
-def summary(evaluation: Evaluation, settings: Mapping[str, Any]) -> dict[str, Any]:
+def summary(evaluation: Evaluation) -> dict[str, Any]:
     """All numbers of an evaluation as plain values, by the names that a run's row uses.
-
-    Args:
-        evaluation: What was found.
-        settings: What decided it: ``axis``, ``far_bounds``, ``steps``, ``c``, ``eps`` and ``ranking``.
 
     Returns:
         Scores, the calibration range, counts, and the scores' errors by a bootstrap over classes. `counts.classes`
         are all classes, the `singletons` among them have no positive pair. None for what is undefined; then
         `reason` says why.
     """
-    found, eps = evaluation.consistency, settings["eps"]
+    found, settings = evaluation.consistency, evaluation.settings
     errors = class_bootstrap(
-        PerClass.of(evaluation, eps=eps, ranking=settings["ranking"]),
+        PerClass.of(evaluation),
         resamples=RESAMPLES,
         confidence=CONFIDENCE,
         seed=BOOTSTRAP_SEED,
     )
-    named = {score_name(name, eps): estimate for name, estimate in errors.items()}
-    no_query = None if int(evaluation.queries.sum()) else "recall: there is no query"
+    named = {score_name(name, settings.eps): estimate for name, estimate in errors.items()}
     return _plain(
         {
-            **evaluation.scores(eps),
-            "reason": "; ".join(filter(None, (found.reason, no_query))) or None,
-            "counts": {
-                "images": int(evaluation.sizes.sum()),
-                "queries": int(evaluation.queries.sum()),
-                "classes": len(evaluation.classes),
-                "singletons": found.singletons,
-                "positive_pairs": found.num_positive_pairs,
-                "negative_pairs": found.num_negative_pairs,
-            },
+            **evaluation.scores(),
+            "threshold_low": found.threshold_low,
+            "threshold_high": found.threshold_high,
+            "reason": evaluation.reason,
+            "counts": evaluation.counts(),
             "standard_errors": {name: estimate.standard_error for name, estimate in named.items()},
             "intervals": {name: [estimate.low, estimate.high] for name, estimate in named.items()},
             "bootstrap": {
@@ -75,14 +65,12 @@ def summary(evaluation: Evaluation, settings: Mapping[str, Any]) -> dict[str, An
                 "confidence": CONFIDENCE,
                 "seed": BOOTSTRAP_SEED,
             },
-            "settings": {**settings, "far_bounds": list(settings["far_bounds"])},
+            "settings": settings.recorded(),
         }
     )
 
 
-def write_evaluation(
-    evaluation: Evaluation, folder: Path, settings: Mapping[str, Any], *, labels: np.ndarray | None = None
-) -> dict[str, Any]:
+def write_evaluation(evaluation: Evaluation, folder: Path, *, labels: np.ndarray | None = None) -> dict[str, Any]:
     """Store an evaluation in a folder, which is made if need be.
 
     Each file is replaced in one step, and `evaluation.json` comes last: where it is, the others are and are of it.
@@ -90,13 +78,12 @@ def write_evaluation(
     Args:
         evaluation: What was found.
         folder: A run's, or any.
-        settings: See `summary`.
         labels: The class of each row of the evaluation, if not its number: strings, for example.
 
     Returns:
         The `summary`.
     """
-    numbers = summary(evaluation, settings)
+    numbers = summary(evaluation)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SUMMARY).unlink(missing_ok=True)
     names = evaluation.classes.cpu().numpy() if labels is None else labels
@@ -124,12 +111,9 @@ class EvaluationRecord:
     per_class: PerClass
 
     @classmethod
-    def of(
-        cls, evaluation: Evaluation, source: Path, settings: Mapping[str, Any], labels: np.ndarray
-    ) -> "EvaluationRecord":
+    def of(cls, evaluation: Evaluation, source: Path, labels: np.ndarray) -> "EvaluationRecord":
         """What was just found in `source`; the other arguments as in `write_evaluation`."""
-        per_class = PerClass.of(evaluation, eps=settings["eps"], ranking=settings["ranking"])
-        return cls(source, summary(evaluation, settings), labels, per_class)
+        return cls(source, summary(evaluation), labels, PerClass.of(evaluation))
 
 
 def read_evaluation(folder: Path) -> EvaluationRecord:
@@ -143,12 +127,12 @@ def read_evaluation(folder: Path) -> EvaluationRecord:
             f"there is no evaluation in {folder}; `tcm-bench evaluate FILE_OR_RUN --out {folder}` stores one there"
         )
     try:
-        numbers = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        settings = numbers["settings"]
+        numbers = renamed(json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+        settings = numbers["settings"] = renamed(numbers["settings"])
         classes = parquet.read_table(folder / CLASSES)
         curves = parquet.read_table(folder / CURVES, columns=["threshold", "utility"])
         hits = [name for name in classes.column_names if name.startswith("hits_at_")]
-        shape = (len(classes), settings["steps"])
+        shape = (len(classes), settings["num_thresholds"])
         values = {
             name: curves[name].to_numpy().reshape(shape) if len(curves) else np.full(shape, math.nan)
             for name in curves.column_names
@@ -203,7 +187,7 @@ def _classes(evaluation: Evaluation, labels: np.ndarray) -> pa.Table:
     columns = {
         "images": evaluation.sizes,
         "queries": evaluation.queries,
-        **{f"hits_at_{k}": hits for k, hits in zip(evaluation.ks, evaluation.hits.T, strict=True)},
+        **{f"hits_at_{k}": hits for k, hits in zip(evaluation.settings.ks, evaluation.hits.T, strict=True)},
         **{name: torch.full(labels.shape, math.nan) if count is None else count for name, count in counts.items()},
         "mean_utility": torch.trapezoid(per_class.utilities, per_class.thresholds) / span,
     }
@@ -213,7 +197,7 @@ def _classes(evaluation: Evaluation, labels: np.ndarray) -> pa.Table:
 def _curves(evaluation: Evaluation, labels: np.ndarray) -> pa.Table:
     found = evaluation.consistency
     curves = found.curves
-    steps = len(found.thresholds) if curves else 0
+    num_thresholds = len(found.thresholds) if curves else 0
     # NaN where there is no curve, so that the same columns come out.
     nothing = torch.empty(len(labels), 0)
     columns = {
@@ -221,12 +205,12 @@ def _curves(evaluation: Evaluation, labels: np.ndarray) -> pa.Table:
         "accepted_negatives": curves.accepted_negatives if curves else nothing.long(),
         "sensitivity": curves.sensitivity if curves else nothing.double(),
         "specificity": curves.specificity if curves else nothing.double(),
-        "utility": PerClass.of(evaluation).utilities[:, :steps],
+        "utility": PerClass.of(evaluation).utilities[:, :num_thresholds],
     }
     return pa.table(
         {
-            "label": pa.array(labels).take(np.repeat(np.arange(len(labels)), steps)),
-            "threshold": np.tile(found.thresholds.cpu().numpy()[:steps], len(labels)),
+            "label": pa.array(labels).take(np.repeat(np.arange(len(labels)), num_thresholds)),
+            "threshold": np.tile(found.thresholds.cpu().numpy()[:num_thresholds], len(labels)),
             **{name: _column(column.flatten()) for name, column in columns.items()},
         }
     )

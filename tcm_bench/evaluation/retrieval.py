@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tcm_bench.evaluation.counting.cosine import Cosines, exact_products
-from tcm_bench.evaluation.counting.scan import PairScan, check_set
+from tcm_bench.evaluation.counting.scan import PairScan
 
 BLOCK = 2**25  # cosines held at once
 COLUMNS = 2**12
@@ -62,13 +62,13 @@ def recall_at_k(
     if query is not None and not query.any():
         raise ValueError("recall needs at least one query, got none")
     scan = PairScan(embeddings, labels, query=query, gallery=gallery, tile=tile)
-    ahead = scan.ahead(int(ks.max()) if ks.numel() else 1)
-    return hit_rate(ahead if query is None else ahead[query], ks)
+    rank_of_first_positive = scan.rank_of_first_positive(int(ks.max()) if ks.numel() else 1)
+    return hit_rate(rank_of_first_positive if query is None else rank_of_first_positive[query], ks)
 
 
-def hit_rate(ahead: Int[Tensor, " queries"], k: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+def hit_rate(rank_of_first_positive: Int[Tensor, " queries"], k: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Share of the queries with fewer than ``k`` items before their nearest positive."""
-    return (ahead < k.unsqueeze(-1)).double().mean(dim=-1)
+    return (rank_of_first_positive < k.unsqueeze(-1)).double().mean(dim=-1)
 
 
 class PrecisionAtR(NamedTuple):
@@ -151,3 +151,24 @@ def _nearest(
     place, order = place.sort(dim=1)
     order = near.gather(1, order).sort(dim=1, descending=True, stable=True).indices[:, :number]
     return place.gather(1, order)
+
+
+def check_set(embeddings: Tensor, labels: Tensor, query: Tensor | None, gallery: Tensor | None) -> None:
+    """Refuse embeddings, labels and roles that do not go together.
+
+    Raises:
+        ValueError: See above.
+    """
+    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
+        raise ValueError(
+            "embeddings must be (items, dim) and labels (items,), "
+            f"got {tuple(embeddings.shape)} and {tuple(labels.shape)}"
+        )
+    if labels.is_floating_point() or labels.is_complex():
+        raise ValueError(f"labels must be integers, got {labels.dtype}")
+    for name, role in {"query": query, "gallery": gallery}.items():
+        if role is not None and (role.dtype != torch.bool or role.shape != labels.shape):
+            raise ValueError(
+                f"{name} must say true or false of each of the {len(labels)} items, "
+                f"got {role.dtype} {tuple(role.shape)}"
+            )

@@ -24,21 +24,18 @@ References:
     arXiv:2307.04047.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from math import ceil, nan
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tcm_bench.evaluation.counting.scan import Axis, Counts, PairScan
-
-Ranking = Literal["mean", "pointwise"]
-
-FAR_BOUNDS = (1e-2, 1e-1)
+from tcm_bench.evaluation.counting.scan import PairCounts, PairScan
+from tcm_bench.evaluation.counting.thresholds import Axis
+from tcm_bench.evaluation.settings import Ranking, Settings
 
 
 class OperatingCurves(NamedTuple):
@@ -55,16 +52,16 @@ class OperatingCurves(NamedTuple):
     classes: Int[Tensor, " classes"]
     positives: Int[Tensor, " classes"]
     negatives: Int[Tensor, " classes"]
-    accepted_positives: Int[Tensor, "classes steps"]
-    accepted_negatives: Int[Tensor, "classes steps"]
+    accepted_positives: Int[Tensor, "classes thresholds"]
+    accepted_negatives: Int[Tensor, "classes thresholds"]
 
     @property
-    def sensitivity(self) -> Float[Tensor, "classes steps"]:
+    def sensitivity(self) -> Float[Tensor, "classes thresholds"]:
         """Accepted share of the positives in [0, 1]; NaN for a class without one."""
         return self.accepted_positives.double() / self.positives[:, None]
 
     @property
-    def specificity(self) -> Float[Tensor, "classes steps"]:
+    def specificity(self) -> Float[Tensor, "classes thresholds"]:
         """Rejected share of the negatives in [0, 1]; NaN for a class without one."""
         return (self.negatives[:, None] - self.accepted_negatives).double() / self.negatives[:, None]
 
@@ -76,10 +73,10 @@ class ThresholdConsistency:
     Attributes:
         opis: Spread of the classes' utility curves, in [0, 0.25]; NaN if ``reason`` says why.
         eps_opis: Squared gap of the worst classes to the rest, in [0, 1]; NaN likewise.
-        d_min: Low end of the calibration range, in units of the axis.
-        d_max: High end. On the distance axis this is where more is accepted, on the similarity
+        threshold_low: Low end of the calibration range, in units of the axis.
+        threshold_high: High end. On the distance axis this is where more is accepted, on the similarity
             axis where less is.
-        thresholds: Even grid from ``d_min`` to ``d_max``.
+        thresholds: Even grid from ``threshold_low`` to ``threshold_high``.
         curves: Exact counts of every class over ``thresholds``; None without a negative pair.
         utilities: Curve of each class kept, over ``thresholds``; NaN without a negative pair.
         classes: Labels of the classes kept, increasing.
@@ -91,56 +88,16 @@ class ThresholdConsistency:
 
     opis: float
     eps_opis: float
-    d_min: float
-    d_max: float
-    thresholds: Float[Tensor, " steps"]
+    threshold_low: float
+    threshold_high: float
+    thresholds: Float[Tensor, " thresholds"]
     curves: OperatingCurves | None
-    utilities: Float[Tensor, "classes steps"]
+    utilities: Float[Tensor, "classes thresholds"]
     classes: Int[Tensor, " classes"]
     singletons: int
     num_positive_pairs: int
     num_negative_pairs: int
     reason: str | None
-
-
-def threshold_consistency(
-    embeddings: Float[Tensor, "items dim"],
-    labels: Int[Tensor, " items"],
-    *,
-    axis: Axis = "distance",
-    far_bounds: tuple[float, float] = FAR_BOUNDS,
-    steps: int = 101,
-    c: float = 1.0,
-    eps: float = 0.1,
-    ranking: Ranking = "mean",
-    tile: tuple[int, int] | None = None,
-) -> ThresholdConsistency:
-    """OPIS and eps-OPIS of a set over its own calibration range, with all that led to them.
-
-    Args:
-        embeddings: Rows of any norm but 0.
-        labels: Class of each row.
-        axis: Threshold axis.
-        far_bounds: Pooled false accept rates at the two ends, ``0 < low < high <= 1``.
-        steps: Points of the grid, both ends included, at least 2.
-        c: Weight of sensitivity against specificity in the utility, above 0.
-        eps: Share of the classes called worst, in (0, 1).
-        ranking: Whether the worst classes are chosen once, by mean utility, or at each threshold.
-        tile: Rows and columns multiplied at once; changes time and memory, never the result.
-
-    Raises:
-        ValueError: If an argument is outside its range, or a row is zero or not finite.
-
-    Example:
-        >>> x = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.6, 0.8]])
-        >>> result = threshold_consistency(x, torch.tensor([0, 0, 1, 1]), far_bounds=(0.25, 1.0))
-        >>> round(result.d_min, 4), round(result.d_max, 4), round(result.opis, 4)
-        (0.6325, 1.7889, 0.0413)
-    """
-    check(far_bounds, axis=axis, steps=steps, c=c, eps=eps, ranking=ranking)
-    scan = PairScan(embeddings, labels, axis=axis, tile=tile)
-    calibrated = calibration(scan, far_bounds, steps)
-    return consistency(scan, calibrated, c=c, eps=eps, ranking=ranking)
 
 
 class Calibration(NamedTuple):
@@ -150,28 +107,22 @@ class Calibration(NamedTuple):
         thresholds: Even grid over the calibration range, in units of the axis, increasing; NaN without a negative pair.
         curves: Counts of every class over it; None without a negative pair.
         accepted_at_far: Positive pairs accepted at each false accept rate asked for beside the range's ends.
-        ahead: Items before the nearest positive of each query; see :meth:`PairScan.ahead`.
+        rank_of_first_positive: See :meth:`PairScan.rank_of_first_positive`.
     """
 
-    thresholds: Float[Tensor, " steps"]
+    thresholds: Float[Tensor, " thresholds"]
     curves: OperatingCurves | None
     accepted_at_far: Int[Tensor, " levels"]
-    ahead: Int[Tensor, " items"]
+    rank_of_first_positive: Int[Tensor, " items"]
 
 
-def calibration(
-    scan: PairScan,
-    far_bounds: tuple[float, float],
-    steps: int,
-    *,
-    far_levels: Sequence[float] = (),
-    enough: int = 0,
-) -> Calibration:
+def calibrate(scan: PairScan, settings: Settings, max_rank: int = 0) -> Calibration:
     """The calibration range and the counts over it, in one pass as a rule."""
+    steps = settings.num_thresholds
     if not scan.num_negative:
         undefined = torch.full((steps,), nan, dtype=torch.float64, device=scan.order.device)
-        none = torch.zeros(len(far_levels), dtype=torch.int64, device=undefined.device)
-        return Calibration(undefined, None, none, scan.ahead(enough))
+        none = torch.zeros(len(settings.far_levels), dtype=torch.int64, device=undefined.device)
+        return Calibration(undefined, None, none, scan.rank_of_first_positive(max_rank))
 
     def grid(costs: Tensor) -> Tensor:
         low, high = costs[:2].tolist()
@@ -179,36 +130,34 @@ def calibration(
             return torch.linspace(low, high, steps, dtype=torch.float64, device=costs.device)
         return -torch.linspace(-high, -low, steps, dtype=torch.float64, device=costs.device).flip(0)
 
-    ranks = [_rank(far, scan.num_negative) for far in (*far_bounds, *far_levels)]
-    costs, counts, ahead = scan.calibrated(ranks, grid, enough)
-    thresholds, curves = grid(costs), _curves(scan, counts)
+    ranks = [_rank(far, scan.num_negative) for far in (*settings.far_bounds, *settings.far_levels)]
+    found = scan.calibrated(ranks, grid, max_rank)
+    thresholds, curves = grid(found.costs), _curves(scan, found.counts)
     if scan.axis == "similarity":
         thresholds = -thresholds.flip(0)
-    return Calibration(thresholds, curves, scan.accepted_positives(costs[2:]), ahead)
+    return Calibration(thresholds, curves, scan.accepted_positives(found.costs[2:]), found.rank_of_first_positive)
 
 
-def consistency(
-    scan: PairScan, calibrated: Calibration, *, c: float = 1.0, eps: float = 0.1, ranking: Ranking = "mean"
-) -> ThresholdConsistency:
-    """OPIS and eps-OPIS from counts; see :func:`threshold_consistency`."""
-    thresholds, curves = calibrated.thresholds, calibrated.curves
+def consistency(scan: PairScan, calibration: Calibration, settings: Settings) -> ThresholdConsistency:
+    """OPIS and eps-OPIS from counts."""
+    thresholds, curves = calibration.thresholds, calibration.curves
     low, high = float(thresholds[0]), float(thresholds[-1])
     kept = scan.positives > 0
     utilities = thresholds.new_full((int(kept.sum()), len(thresholds)), nan)
     if curves is not None:
-        utilities = utility(curves.sensitivity[kept], curves.specificity[kept], c=c)
+        utilities = utility(curves.sensitivity[kept], curves.specificity[kept], c=settings.c)
     reason = _reason(scan, kept=int(kept.sum()), low=low, high=high)
     score = gap = nan
     if reason is None:
         score = float(opis(utilities, thresholds))
-        gap = float(eps_opis(utilities, thresholds, eps=eps, ranking=ranking))
-        if num_worst(len(utilities), eps) == len(utilities):
+        gap = float(eps_opis(utilities, thresholds, eps=settings.eps, ranking=settings.ranking))
+        if num_worst(len(utilities), settings.eps) == len(utilities):
             reason = f"eps_opis: all {len(utilities)} classes are among the worst, none is left to compare with"
     return ThresholdConsistency(
         opis=score,
         eps_opis=gap,
-        d_min=low,
-        d_max=high,
+        threshold_low=low,
+        threshold_high=high,
         thresholds=thresholds,
         curves=curves,
         utilities=utilities,
@@ -220,29 +169,12 @@ def consistency(
     )
 
 
-def calibration_range(
-    embeddings: Float[Tensor, "items dim"],
-    labels: Int[Tensor, " items"],
-    *,
-    axis: Axis = "distance",
-    far_bounds: tuple[float, float] = FAR_BOUNDS,
-    tile: tuple[int, int] | None = None,
-) -> tuple[float, float]:
-    """Thresholds, low end first, at which the pooled false accept rate reaches the two bounds.
-
-    Each is the cost of one negative pair, to the bit. NaN if there is no negative pair.
-    """
-    check(far_bounds, axis=axis)
-    low, high = calibration(PairScan(embeddings, labels, axis=axis, tile=tile), far_bounds, steps=2).thresholds.tolist()
-    return low, high
-
-
 def operating_curves(
     embeddings: Float[Tensor, "items dim"],
     labels: Int[Tensor, " items"],
-    thresholds: Float[Tensor, " steps"],
+    thresholds: Float[Tensor, " thresholds"],
     *,
-    axis: Axis = "distance",
+    axis: Axis = Settings.axis,
     tile: tuple[int, int] | None = None,
 ) -> OperatingCurves:
     """Sensitivity and specificity of every class at increasing ``thresholds``, by counting.
@@ -258,11 +190,11 @@ def operating_curves(
 
 
 def utility(
-    sensitivity: Float[Tensor, "classes steps"],
-    specificity: Float[Tensor, "classes steps"],
+    sensitivity: Float[Tensor, "classes thresholds"],
+    specificity: Float[Tensor, "classes thresholds"],
     *,
-    c: float = 1.0,
-) -> Float[Tensor, "classes steps"]:
+    c: float = Settings.c,
+) -> Float[Tensor, "classes thresholds"]:
     r"""F-score of sensitivity and specificity, in [0, 1]; 0 where both are 0.
 
     .. math:: U = \frac{(1 + c^2) \, \mathrm{spec} \cdot \mathrm{sens}}{c^2 \, \mathrm{spec} + \mathrm{sens}}
@@ -278,7 +210,7 @@ def utility(
     return value.masked_fill(denominator == 0, 0.0)
 
 
-def opis(utilities: Float[Tensor, "classes steps"], thresholds: Float[Tensor, " steps"]) -> Float[Tensor, ""]:
+def opis(utilities: Float[Tensor, "classes thresholds"], thresholds: Float[Tensor, " thresholds"]) -> Float[Tensor, ""]:
     r"""Operating-point inconsistency score: how far the classes' utility curves spread.
 
     .. math:: \frac{1}{C (b - a)} \sum_{i=1}^{C} \int_a^b (U_i(d) - \bar U(d))^2 \, \mathrm{d}d
@@ -299,11 +231,11 @@ def opis(utilities: Float[Tensor, "classes steps"], thresholds: Float[Tensor, " 
 
 
 def eps_opis(
-    utilities: Float[Tensor, "classes steps"],
-    thresholds: Float[Tensor, " steps"],
+    utilities: Float[Tensor, "classes thresholds"],
+    thresholds: Float[Tensor, " thresholds"],
     *,
-    eps: float = 0.1,
-    ranking: Ranking = "mean",
+    eps: float = Settings.eps,
+    ranking: Ranking = Settings.ranking,
 ) -> Float[Tensor, ""]:
     r"""Squared gap of the worst classes' mean utility to the others', averaged over the range.
 
@@ -349,7 +281,7 @@ def _rank(far: float, negatives: int) -> int:
     return ceil(Decimal(repr(float(far))) * negatives)
 
 
-def _curves(scan: PairScan, counts: Counts) -> OperatingCurves:
+def _curves(scan: PairScan, counts: PairCounts) -> OperatingCurves:
     """Counts over increasing thresholds of the axis; a similarity's costs are its negative."""
     if scan.axis == "distance":
         return OperatingCurves(scan.classes, *counts)
@@ -375,26 +307,3 @@ def _reason(scan: PairScan, *, kept: int, low: float, high: float) -> str | None
     if low == high:
         return f"degenerate calibration range: both false accept rates are reached at {low}"
     return None
-
-
-def check(
-    far_bounds: tuple[float, float],
-    *,
-    axis: str = "distance",
-    steps: int = 2,
-    c: float = 1.0,
-    eps: float = 0.5,
-    ranking: str = "mean",
-) -> None:
-    """Refuse arguments outside their ranges."""
-    for name, value, known in (("axis", axis, get_args(Axis)), ("ranking", ranking, get_args(Ranking))):
-        if value not in known:
-            raise ValueError(f"{name} must be {' or '.join(known)}, got {value!r}")
-    if len(far_bounds) != 2 or not 0 < far_bounds[0] < far_bounds[1] <= 1:
-        raise ValueError(f"far_bounds must be two rates with 0 < low < high <= 1, got {far_bounds}")
-    if steps < 2:
-        raise ValueError(f"steps must be at least 2, got {steps}")
-    if not c > 0:
-        raise ValueError(f"c must be above 0, got {c}")
-    if not 0 < eps < 1:
-        raise ValueError(f"eps must be in (0, 1), got {eps}")

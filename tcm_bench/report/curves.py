@@ -35,7 +35,7 @@ FORMATS = (".png", ".svg", ".pdf")
 
 @dataclass(frozen=True)
 class Curves:
-    """What is drawn of one set: `utilities` `(classes, steps)` in [0, 1] over `thresholds` `(steps,)`."""
+    """What is drawn of one set: `utilities` `(classes, thresholds)` in [0, 1] over `thresholds`."""
 
     thresholds: np.ndarray
     utilities: np.ndarray
@@ -167,7 +167,7 @@ def _record_panel(source: Source, settings: Settings) -> Panel:
 
 def _range(what: str, numbers: Mapping[str, Any], reason: str | None) -> tuple[float, float]:
     """The calibration range, if there is one."""
-    low, high = (numbers.get(name) for name in ("d_min", "d_max"))
+    low, high = (numbers.get(name) for name in ("threshold_low", "threshold_high"))
     if low is None or high is None or not low < high:  # NaN is not below anything
         raise ValueError(f"{what} has no calibration range to draw ({reason or 'its ends coincide'})")
     return low, high

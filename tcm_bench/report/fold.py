@@ -18,7 +18,7 @@ from tcm_bench.results.labels import FACTORS, Label, is_base, labels, shared_by_
 from tcm_bench.results.ledger import Result, Run
 
 BASE_ARM = "none"
-SETTINGS = ("axis", "far_bounds", "steps", "c", "eps", "ranking")
+SETTINGS = ("axis", "far_bounds", "num_thresholds", "c", "eps", "ranking")
 
 
 @dataclass(frozen=True)

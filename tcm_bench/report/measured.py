@@ -1,7 +1,6 @@
 """Evaluations of whatever was named, each in the way that its run asks for unless told otherwise."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +60,7 @@ def evaluated(
     assert given.labels is not None
     roles = {name: role.to(device) for name in ("query", "gallery") if (role := getattr(given, name)) is not None}
     try:
-        return evaluate(given.vectors.to(device), given.labels.to(device), **asdict(settings), **roles), given
+        return evaluate(given.vectors.to(device), given.labels.to(device), settings, **roles), given
     except ValueError as error:  # of the vectors: settings were checked when they were made
         raise ValueError(f"{file}: {error}") from error
 
@@ -76,4 +75,4 @@ def record(source: Source, settings: Settings) -> EvaluationRecord:
         return read_evaluation(source.path)
     file = source.vectors()
     evaluation, given = evaluated(file, settings)
-    return EvaluationRecord.of(evaluation, file, settings.recorded(), np.asarray(given.classes))
+    return EvaluationRecord.of(evaluation, file, np.asarray(given.classes))

@@ -40,10 +40,10 @@ def score(name: str) -> Score:
     """How the score of this name is shown.
 
     Example:
-        >>> [score(name).title for name in ("recall_at_1", "opis", "opis_12_5pct", "tpr_at_far_0_1pct", "map_at_r")]
-        ['R@1', 'OPIS', '12.5%-OPIS', 'TPR at FAR 0.1%', 'map at r']
+        >>> [score(name).title for name in ("recall_at_1", "opis", "opis_12_5pct", "tar_at_far_0_1pct", "map_at_r")]
+        ['R@1', 'OPIS', '12.5%-OPIS', 'TAR at FAR 0.1%', 'map at r']
     """
-    title = name.replace("recall_at_", "R@").replace("tpr_at_far_", "TPR at FAR ")
+    title = name.replace("recall_at_", "R@").replace("tar_at_far_", "TAR at FAR ")
     title = re.sub(r"(?<=\d)_(?=\d)", ".", title).replace("pct", "%").replace("_", " ")
     inconsistency = name.startswith("opis")
     if inconsistency:

@@ -14,12 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, field_validator
 
 from tcm_bench.files import write_atomic
 from tcm_bench.process import is_first_process
+from tcm_bench.results.old_names import renamed
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 RESULT = "result.json"
 RUNNING = "running.json"
 SWEEPS = "sweeps"  # one list for each
@@ -53,9 +54,11 @@ class Result(Run):
     """The row of one run.
 
     Attributes:
-        schema_version: Of this file: 2 since the row holds `science`.
+        schema_version: Of this file: 2 since the row holds `science`, 3 since it holds `intervals` and says
+            `num_thresholds`, `threshold_low`, `threshold_high` and `tar_at_far_*`.
         status: How the run ended; `reason` says why unless it finished.
         metrics: Fractions in [0, 1]; None where a metric is undefined (then `reason` says why).
+        intervals: Of the scores on unseen classes, 95 % by a bootstrap over these classes; see `evaluation.json`.
         threshold: Every setting behind OPIS, and the calibration range that resulted.
         selection: Which weights were evaluated.
         counts: Classes, images and pairs that the metrics were taken over.
@@ -67,6 +70,7 @@ class Result(Run):
     status: Status
     reason: str | None = None
     metrics: dict[str, float | None] = {}
+    intervals: dict[str, tuple[float | None, float | None]] = {}
     threshold: dict[str, Any] = {}
     selection: str = "last epoch"
     counts: dict[str, int] = {}
@@ -78,6 +82,11 @@ class Result(Run):
     threads: int
     versions: dict[str, str]
     git: dict[str, Any]
+
+    @field_validator("metrics", "threshold", mode="before")
+    @classmethod
+    def _by_new_names(cls, values: Any) -> Any:
+        return renamed(values) if isinstance(values, dict) else values
 
 
 class Sweep(BaseModel):

@@ -27,9 +27,10 @@ from tcm_bench.data.batch import Batch
 from tcm_bench.data.datamodule import RetrievalData
 from tcm_bench.data.features import frozen_features
 from tcm_bench.data.table import FeatureTable, ImageTable, Splits, Table
+from tcm_bench.evaluation.evaluate import Evaluation
 from tcm_bench.evaluation.files import write_evaluation
 from tcm_bench.evaluation.gathered import EmbeddingMetric
-from tcm_bench.evaluation.metric import Evaluation
+from tcm_bench.evaluation.metric import EvaluationMetric
 from tcm_bench.evaluation.retrieval import recall_at_k
 from tcm_bench.losses.objective import Objective
 from tcm_bench.models.embedder import Embedder
@@ -42,7 +43,6 @@ from tcm_bench.training.module import RetrievalModule
 
 log = logging.getLogger(__name__)
 
-NOT_A_SCORE = ("num_", "d_m")  # counts and the ends of the calibration range have places of their own
 HARMLESS = (  # what Lightning says of a run that does as it was told
     ".*does not have many workers.*",
     ".*exists and is not empty.*",
@@ -60,6 +60,7 @@ class Measured:
 
     reason: str | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)
+    intervals: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
     threshold: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     network: dict[str, Any] = field(default_factory=dict)
@@ -126,10 +127,10 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
         trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint if resumes else None)
         write_progress(run_dir, "test")
         trainer.test(module, datamodule=parts.data, verbose=False)
-    _store(run_dir, module)
+    intervals = _store(run_dir, module)
     if trainer.is_global_zero:
         checkpoint.unlink(missing_ok=True)  # only a run that has not ended needs it
-    return _measured(module, splits, parts, before)
+    return _measured(module, splits, parts, before, intervals)
 
 
 def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path) -> Parts:
@@ -260,55 +261,72 @@ def _roles(table: Table) -> tuple[Tensor | None, Tensor | None]:
     return query, gallery
 
 
-def _measured(module: RetrievalModule, splits: Splits, parts: Parts, before: float) -> Measured:
-    """Split what the metrics say into values, the threshold's settings, and counts."""
+def _measured(
+    module: RetrievalModule, splits: Splits, parts: Parts, before: float, intervals: Mapping[str, Any]
+) -> Measured:
+    """What the metrics found, in the places of a row."""
     unseen = _plain(module.test_metrics.compute())
     seen = _plain(module.seen_metrics.compute())
-    evaluations = [
-        [metric for metric in metrics.values() if isinstance(metric, Evaluation)]
-        for metrics in (module.test_metrics, module.seen_metrics)
-    ]
+    found = {"unseen": _evaluations(module.test_metrics), "seen": _evaluations(module.seen_metrics)}
     reasons = [
-        f"{classes} classes: {metric.result.consistency.reason}"
-        for classes, found in zip(("unseen", "seen"), evaluations, strict=True)
-        for metric in found
-        if metric.result and metric.result.consistency.reason
+        f"{classes} classes: {one.consistency.reason}"
+        for classes, evaluations in found.items()
+        for one in evaluations
+        if one.consistency.reason
     ]
-    values = {name: value for name, value in unseen.items() if not name.startswith(NOT_A_SCORE)}
+    threshold: dict[str, Any] = {}
+    counts = {
+        "train_classes": splits.train.num_classes,
+        "train_images": len(splits.train),
+        "test_classes": splits.test.num_classes,
+        "test_images": len(splits.test),
+        "classes_per_batch": parts.data.classes_per_batch,
+        "images_per_class": parts.data.images_per_class,
+    }
+    for one in found["unseen"]:
+        ends = {"threshold_low": one.consistency.threshold_low, "threshold_high": one.consistency.threshold_high}
+        threshold |= {**one.settings.recorded(), **{name: _defined(end) for name, end in ends.items()}}
+        counts |= one.counts()
     return Measured(
         reason="; ".join(reasons) or None,
-        metrics={**values, "recall_at_1_before": before, **{f"{name}_seen": seen[name] for name in values}},
-        threshold={
-            **{key: value for metric in evaluations[0] for key, value in metric.settings.items()},
-            **{name: unseen[name] for name in ("d_min", "d_max") if name in unseen},
-        },
-        counts={
-            "train_classes": splits.train.num_classes,
-            "train_images": len(splits.train),
-            "test_classes": splits.test.num_classes,
-            "test_images": len(splits.test),
-            "classes_per_batch": parts.data.classes_per_batch,
-            "images_per_class": parts.data.images_per_class,
-            **{name.removeprefix("num_"): int(value or 0) for name, value in unseen.items() if name.startswith("num_")},
-        },
+        metrics={**unseen, "recall_at_1_before": before, **{f"{name}_seen": seen[name] for name in unseen}},
+        intervals={name: (low, high) for name, (low, high) in intervals.items()},
+        threshold=threshold,
+        counts=counts,
         network=parts.identity,
         data_hash=splits.fingerprint,
     )
 
 
+def _evaluations(metrics: MetricCollection) -> list[Evaluation]:
+    """What was computed last."""
+    return [
+        metric.result
+        for metric in metrics.values()
+        if isinstance(metric, EvaluationMetric) and isinstance(metric.result, Evaluation)
+    ]
+
+
 def _plain(values: Mapping[str, Tensor]) -> dict[str, float | None]:
     """Floats, None for what is undefined."""
-    floats = {name: float(value) for name, value in values.items()}
-    return {name: None if math.isnan(value) else value for name, value in floats.items()}
+    return {name: _defined(float(value)) for name, value in values.items()}
 
 
-def _store(run_dir: Path, module: RetrievalModule) -> None:
-    """The test embeddings, row for row as the metrics saw them, what they came to by class, and the trained weights."""
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _store(run_dir: Path, module: RetrievalModule) -> dict[str, Any]:
+    """The test embeddings, row for row as the metrics saw them, what they came to by class, and the trained weights.
+
+    Returns:
+        Of each score the ends of its interval; in the first process only, which alone writes the row.
+    """
     gathered = next(metric for metric in module.test_metrics.values() if isinstance(metric, EmbeddingMetric))
     with gathered.sync_context():  # every process has a share of the rows
         embeddings, labels, indices = gathered.table()
     if not is_first_process():
-        return
+        return {}
     roles = {"query": gathered.query, "gallery": gathered.gallery}
     tensors = {
         "embeddings": embeddings.float(),
@@ -317,10 +335,11 @@ def _store(run_dir: Path, module: RetrievalModule) -> None:
         **{name: role[indices.to(role.device)] for name, role in roles.items() if role is not None},
     }
     _save(run_dir / EMBEDDINGS, tensors)
-    for metric in module.test_metrics.values():
-        if isinstance(metric, Evaluation) and metric.result is not None:
-            write_evaluation(metric.result, run_dir, metric.settings)
+    intervals: dict[str, Any] = {}
+    for evaluation in _evaluations(module.test_metrics):
+        intervals |= write_evaluation(evaluation, run_dir)["intervals"]
     _save(run_dir / WEIGHTS, dict(module.embedder.state_dict()))
+    return intervals
 
 
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -129,7 +129,7 @@ LIMITS: Mapping[str, Limit] = {
     "model.backbone.input.mean": several(between(-10, 10), "three numbers, of red, green and blue", count=3),
     "model.backbone.input.std": several(above(0), "three numbers above 0, of red, green and blue", count=3),
     "metrics.evaluation.ks": several(whole(1), "a list of whole numbers of at least 1, as [1, 2, 4, 8]"),
-    "metrics.evaluation.steps": whole(2, FINEST),
+    "metrics.evaluation.num_thresholds": whole(2, FINEST),
     "metrics.evaluation.c": above(0),
     "metrics.evaluation.eps": inside(0, 1),
     "metrics.evaluation.far_bounds": several(RATE, "two rates, low and high, as [0.01, 0.1]", increasing=True, count=2),

@@ -18,7 +18,7 @@ rng = np.random.default_rng(4)
 LABELS = np.append(rng.integers(6, size=35), 11)  # the last class has a single item
 ROWS = (rng.normal(size=(12, 4))[LABELS] + 0.7 * rng.normal(size=(36, 4))).astype(np.float32)
 ROWS[20] = ROWS[3]
-WIDE = ("--far-bounds", "0.1", "0.6", "--steps", "9", "--eps", "0.3", "--k", "1,2,8")
+WIDE = ("--far-bounds", "0.1", "0.6", "--num-thresholds", "9", "--eps", "0.3", "--k", "1,2,8")
 
 
 def npz(path, **changes):
@@ -42,7 +42,7 @@ def brute(axis="distance", query=None, gallery=None):
     kept = [label for label in sorted(set(labels)) if any(a == b == label for _, a, b in pairs)]
     points = [[reference.operating_point(pairs, label, t, axis) for t in grid] for label in kept]
     curves = [[reference.utility(*point) for point in points_of_class] for points_of_class in points]
-    values = {"d_min": low, "d_max": high}
+    values = {"threshold_low": low, "threshold_high": high}
     values |= {"opis": reference.opis(curves, grid), "opis_30pct": reference.eps_opis(curves, grid, 0.3)}
     for k in (1, 2, 8):
         hits = 0
@@ -71,9 +71,9 @@ def agrees(found, expected):
 
 @pytest.mark.parametrize("axis", ["distance", "similarity"])
 def test_the_numbers_are_those_of_plain_loops(tmp_path, axis):
-    found = numbers("evaluate", npz(tmp_path / "x.npz"), *WIDE, "--axis", axis, "--tpr-at-far", "0.25,0.001")
+    found = numbers("evaluate", npz(tmp_path / "x.npz"), *WIDE, "--axis", axis, "--tar-at-far", "0.25,0.001")
     agrees(found, brute(axis))
-    assert set(found) >= {"tpr_at_far_25pct", "tpr_at_far_0_1pct", "standard_errors", "intervals", "settings"}
+    assert set(found) >= {"tar_at_far_25pct", "tar_at_far_0_1pct", "standard_errors", "intervals", "settings"}
     for name in ("recall_at_1", "opis", "opis_30pct"):
         low, high = found["intervals"][name]
         assert low < found[name] < high
@@ -152,13 +152,15 @@ def test_what_is_stored_is_what_is_printed(tmp_path):
 def test_without_json_a_person_can_read_it(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     values, _ = brute()
-    done = tcm_bench("evaluate", npz(tmp_path / "x.npz"), *WIDE, "--tpr-at-far", "0.25", "--out", tmp_path)
+    done = tcm_bench("evaluate", npz(tmp_path / "x.npz"), *WIDE, "--tar-at-far", "0.25", "--out", tmp_path)
     assert done.exit_code == 0, done.output
     assert "36 images of 7 classes;" in done.stdout
     assert re.search(rf"^R@1, % +{100 * values['recall_at_1']:.2f} +\d+\.\d\d +\d+\.\d\d to ", done.stdout, re.M)
     assert re.search(rf"^30%-OPIS, e-3 +{1000 * values['opis_30pct']:.3f} ", done.stdout, re.M)
-    assert re.search(r"^TPR at FAR 25%, % +\d", done.stdout, re.M)
-    assert f"distance {values['d_min']:.4f} to {values['d_max']:.4f}, where 0.1 to 0.6 of" in done.stdout
+    assert re.search(r"^TAR at FAR 25%, % +\d", done.stdout, re.M)
+    assert (
+        f"distance {values['threshold_low']:.4f} to {values['threshold_high']:.4f}, where 0.1 to 0.6 of" in done.stdout
+    )
     assert "not in OPIS: 1" in done.stdout
     assert "other training seeds are not in them" in done.stdout
     assert done.stdout.endswith(f"written: {tmp_path}\n")
@@ -168,7 +170,7 @@ def test_what_is_undefined_is_null_and_says_why(tmp_path):
     file = npz(tmp_path / "x.npz", labels=np.zeros(36, int))
     found = numbers("evaluate", file)
     assert found["recall_at_1"] == 1
-    assert {found[name] for name in ("opis", "opis_10pct", "d_min", "d_max")} == {None}
+    assert {found[name] for name in ("opis", "opis_10pct", "threshold_low", "threshold_high")} == {None}
     assert "no negative pair" in found["reason"]
     done = tcm_bench("evaluate", file)
     assert re.search(r"^OPIS, e-3 +– +– +–", done.stdout, re.M)
@@ -197,9 +199,9 @@ def changed(row, value):
         ({}, ("--k", "1,x"), "--k needs numbers with commas between them, got '1,x'"),
         ({}, ("--k", ""), "--k needs numbers"),
         ({}, ("--k", "0"), "k must be at least 1"),
-        ({}, ("--tpr-at-far", "2"), "far_levels must be rates"),
+        ({}, ("--tar-at-far", "2"), "far_levels must be rates"),
         ({}, ("--far-bounds", "0.5", "0.1"), "far_bounds must be two rates"),
-        ({}, ("--steps", "1"), "steps must be at least 2"),
+        ({}, ("--num-thresholds", "1"), "num_thresholds must be at least 2"),
         ({}, ("--eps", "1"), "eps must be in (0, 1)"),
         ({}, ("--labels", "none.txt"), "there is no file none.txt"),
     ],

@@ -24,7 +24,7 @@ def finished(tcm, seed, **changes):
         "comparison_id": "c" * 12,
         "choices": choices,
         "metrics": {"recall_at_1": 0.5, "opis": 0.03 if tcm == "none" else 0.024, "opis_10pct": 0.1},
-        "threshold": {"axis": "distance", "steps": 101, "c": 1.0, "d_min": 0.9, "d_max": 1.2},
+        "threshold": {"axis": "distance", "num_thresholds": 101, "c": 1.0, "threshold_low": 0.9, "threshold_high": 1.2},
         "started": "2026-01-01T00:00:00+00:00",
         "wall_s": 2.0,
         "peak_mem_gib": 0.1,

@@ -12,7 +12,14 @@ from tcm_bench.results import ledger
 from tcm_bench.runs.naming import PROJECT_ROOT, choices
 from tcm_bench.runs.run import execute
 
-OWN = {"axis": "similarity", "far_bounds": [0.05, 0.5], "steps": 7, "c": 2.0, "eps": 0.25, "ranking": "pointwise"}
+OWN = {
+    "axis": "similarity",
+    "far_bounds": [0.05, 0.5],
+    "num_thresholds": 7,
+    "c": 2.0,
+    "eps": 0.25,
+    "ranking": "pointwise",
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,22 +48,22 @@ def test_a_run_is_evaluated_as_its_configuration_says(outputs):
     assert found["settings_of"] == str(run / "config.yaml")
     assert found["settings_given"] == []
     row = ledger.read_result(run)
-    for name in ("recall_at_1", "recall_at_3", "opis", "opis_25pct", "tpr_at_far_2pct"):
+    for name in ("recall_at_1", "recall_at_3", "opis", "opis_25pct", "tar_at_far_2pct"):
         assert found[name] == pytest.approx(row.metrics[name], rel=1e-12), name
     assert "recall_at_2" not in found
 
 
 def test_a_given_option_counts_for_more_and_is_named(outputs):
     _, run, _ = outputs
-    words = ("evaluate", run, "--steps", 5, "--k", "2", "--tpr-at-far", "")
+    words = ("evaluate", run, "--num-thresholds", 5, "--k", "2", "--tar-at-far", "")
     found = numbers(*words)
-    assert found["settings"] == OWN | {"steps": 5}
-    assert found["settings_given"] == ["far_levels", "ks", "steps"]
+    assert found["settings"] == OWN | {"num_thresholds": 5}
+    assert found["settings_given"] == ["far_levels", "ks", "num_thresholds"]
     assert "recall_at_2" in found
-    assert not {"recall_at_1", "tpr_at_far_2pct"} & set(found)
+    assert not {"recall_at_1", "tar_at_far_2pct"} & set(found)
     line = next(line for line in tcm_bench(*words).stdout.splitlines() if line.startswith("settings: "))
-    assert "axis similarity, far_bounds 0.05 to 0.5, steps 5, c 2.0, eps 0.25, ranking pointwise" in line
-    assert line.endswith(f"those of {run / 'config.yaml'}; as given: ks, steps, far_levels")
+    assert "axis similarity, far_bounds 0.05 to 0.5, num_thresholds 5, c 2.0, eps 0.25, ranking pointwise" in line
+    assert line.endswith(f"those of {run / 'config.yaml'}; as given: ks, num_thresholds, far_levels")
 
 
 def test_a_run_without_its_configuration_is_evaluated_as_its_row_says(outputs, tmp_path):
@@ -176,6 +183,6 @@ def test_one_file_serves_training_and_evaluation_under_either_name(tmp_path):
 
 def test_a_stored_evaluation_cannot_be_measured_anew(outputs, tmp_path):
     numbers("evaluate", outputs[1], "--out", tmp_path)
-    for words in (["--steps", 5], ["--out", tmp_path / "more"], ["--labels", "y.txt"]):
+    for words in (["--num-thresholds", 5], ["--out", tmp_path / "more"], ["--labels", "y.txt"]):
         assert "to measure anew give what it was made from" in sentence("evaluate", tmp_path, *words)
     assert not (tmp_path / "more").exists()

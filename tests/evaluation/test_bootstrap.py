@@ -157,9 +157,8 @@ def test_an_evaluation_gives_its_own_numbers():
     labels = torch.randint(9, (60,), generator=generator)
     labels[-1] = 20
     x = torch.randn(21, 4, generator=generator)[labels] + 0.7 * torch.randn(60, 4, generator=generator)
-    settings = {"eps": 0.25, "ranking": "pointwise"}
-    found = evaluate(x, labels, ks=(1, 4), far_bounds=(0.1, 0.5), **settings)
-    errors = class_bootstrap(PerClass.of(found, **settings), resamples=50)
+    found = evaluate(x, labels, ks=(1, 4), far_bounds=(0.1, 0.5), eps=0.25, ranking="pointwise")
+    errors = class_bootstrap(PerClass.of(found), resamples=50)
     assert [errors[f"recall_at_{k}"].value for k in (1, 4)] == pytest.approx(found.recall.tolist())
     assert errors["opis"].value == pytest.approx(found.consistency.opis, rel=1e-12)
     assert errors["eps_opis"].value == pytest.approx(found.consistency.eps_opis, rel=1e-12)

@@ -8,7 +8,6 @@ from brute_force import KINDS, BruteForce, drawn
 
 from tcm_bench.evaluation.evaluate import evaluate
 from tcm_bench.evaluation.retrieval import precision_at_r, recall_at_k
-from tcm_bench.evaluation.threshold import threshold_consistency
 
 AXES = ["distance", "similarity"]
 
@@ -18,8 +17,8 @@ AXES = ["distance", "similarity"]
 def test_everything_matches_an_independent_brute_force(kind, axis):
     """Plain float64 lists that share no code: counts may differ only where two pairs tie, and there they do not."""
     x, y = drawn(kind, 60, 7, 6, seed=3)
-    bounds, steps, eps = (0.05, 0.5), 9, 0.4
-    result = evaluate(x, y, ks=(1, 2, 5), axis=axis, far_bounds=bounds, steps=steps, eps=eps)
+    bounds, num_thresholds, eps = (0.05, 0.5), 9, 0.4
+    result = evaluate(x, y, ks=(1, 2, 5), axis=axis, far_bounds=bounds, num_thresholds=num_thresholds, eps=eps)
     rows, labels = x.double().tolist(), y.tolist()
     if kind not in ("ties", "duplicates", "identical", "one-hot"):  # where sums rounded in one order break ties
         assert result.recall.tolist() == [reference.recall_at_k(rows, labels, k) for k in (1, 2, 5)]
@@ -28,12 +27,12 @@ def test_everything_matches_an_independent_brute_force(kind, axis):
     found = result.consistency
     if kind in ("ties", "duplicates", "identical", "one-hot"):
         # A float64 square root of 2 - 2 cos is as far off as 1e-8 at 0.
-        assert (found.d_min, found.d_max) == pytest.approx((low, high), abs=3e-8)
+        assert (found.threshold_low, found.threshold_high) == pytest.approx((low, high), abs=3e-8)
         return
-    grid = reference.grid(low, high, steps)
+    grid = reference.grid(low, high, num_thresholds)
     curves = reference.utility_curves(pairs, labels, grid, axis=axis)
     rel = 1e-5 if kind == "collapsed" else 1e-9  # all distances are near 1e-4, and so is the error of their square
-    assert (found.d_min, found.d_max) == pytest.approx((low, high), rel=rel)
+    assert (found.threshold_low, found.threshold_high) == pytest.approx((low, high), rel=rel)
     assert found.opis == pytest.approx(reference.opis(curves, grid), rel=rel)
     assert found.eps_opis == pytest.approx(reference.eps_opis(curves, grid, eps), rel=rel)
 
@@ -49,16 +48,16 @@ def test_counts_by_class_and_rates_match_the_brute_force(roles, axis):
     result = evaluate(x, 10 * y - 20, ks=(1, 3), axis=axis, far_levels=levels, **chosen)
     assert result.classes.tolist() == (10 * y - 20).unique().tolist()
     asked = chosen.get("query", torch.ones(90, dtype=torch.bool))
-    ahead = brute.ahead(3)
+    rank = brute.rank_of_first_positive(3)
     for row, label in enumerate(y.unique()):
         mine = asked & (y == label)
         assert int(result.queries[row]) == int(mine.sum())
-        assert result.hits[row].tolist() == [int((ahead[mine] < k).sum()) for k in (1, 3)]
-    assert result.recall.tolist() == pytest.approx([float((ahead[asked] < k).double().mean()) for k in (1, 3)])
+        assert result.hits[row].tolist() == [int((rank[mine] < k).sum()) for k in (1, 3)]
+    assert result.recall.tolist() == pytest.approx([float((rank[asked] < k).double().mean()) for k in (1, 3)])
     positive = brute.cost[brute.pair & brute.same]
     for level in levels:
         cost = brute.negatives[math.ceil(level * len(brute.negatives)) - 1]
-        assert result.tpr_at_far[level] == float((positive <= cost).double().mean())
+        assert result.tar_at_far[level] == float((positive <= cost).double().mean())
     negatives = result.consistency.curves.accepted_negatives
     increasing = result.consistency.thresholds if axis == "distance" else -result.consistency.thresholds.flip(0)
     assert (negatives if axis == "distance" else negatives.flip(1)).equal(brute.accepted(increasing)[1])
@@ -68,7 +67,7 @@ def test_parts_are_those_of_the_single_functions():
     x, y = drawn("clustered", 80, 6, 9)
     result = evaluate(x, y, ks=(1, 4), eps=0.3)
     assert result.recall.equal(recall_at_k(x, y, k=(1, 4)))
-    alone = threshold_consistency(x, y, eps=0.3)
+    alone = evaluate(x, y, ks=(), eps=0.3).consistency
     assert (result.consistency.opis, result.consistency.eps_opis) == (alone.opis, alone.eps_opis)
     assert result.consistency.utilities.equal(alone.utilities)
 
@@ -79,7 +78,7 @@ def test_numpy_and_torch_give_the_same_bits(dtype):
     x = x.numpy().astype(dtype)
     a, b = evaluate(x, y.numpy(), query=(y < 4).numpy()), evaluate(torch.from_numpy(x), y, query=y < 4)
     assert a.recall.equal(b.recall)
-    assert (a.consistency.d_min, a.consistency.opis) == (b.consistency.d_min, b.consistency.opis)
+    assert (a.consistency.threshold_low, a.consistency.opis) == (b.consistency.threshold_low, b.consistency.opis)
 
 
 def test_views_that_are_not_contiguous_are_read():
@@ -104,14 +103,14 @@ def test_views_that_are_not_contiguous_are_read():
 def test_sets_at_the_edge_are_defined(labels, recall, rates, reason):
     result = evaluate(torch.ones(len(labels), 3), torch.tensor(labels), far_levels=(0.5,))
     assert float(result.recall[0]) == recall
-    assert result.tpr_at_far[0.5] == pytest.approx(rates, nan_ok=True)
+    assert result.tar_at_far[0.5] == pytest.approx(rates, nan_ok=True)
     assert math.isnan(result.consistency.opis)
     assert reason in result.consistency.reason
     assert int(result.queries.sum()) == len(labels)
 
 
 def test_without_a_query_recall_is_undefined():
-    result = evaluate(torch.eye(3), torch.tensor([0, 0, 1]), query=torch.zeros(3, dtype=torch.bool))
+    result = evaluate(torch.eye(3), torch.tensor([0, 0, 1]), ks=(1,), query=torch.zeros(3, dtype=torch.bool))
     assert result.recall.isnan().all()
     assert result.hits.tolist() == [[0], [0]]
 
@@ -122,7 +121,7 @@ def test_without_a_query_recall_is_undefined():
         ({"ks": (1, 0)}, "k must be at least 1"),
         ({"far_levels": (0.1, 0.0)}, "far_levels must be rates"),
         ({"far_levels": (1.5,)}, "far_levels must be rates"),
-        ({"steps": 1}, "steps must be at least 2"),
+        ({"num_thresholds": 1}, "num_thresholds must be at least 2"),
         ({"far_bounds": (0.5, 0.1)}, "far_bounds must be two rates"),
     ],
 )
@@ -150,7 +149,7 @@ def test_copies_of_a_few_vectors_are_at_distance_0(vectors, axis):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(*vectors, generator=generator)[torch.randint(vectors[0], (300,), generator=generator)]
     found = evaluate(x, torch.randint(20, (300,), generator=generator), axis=axis).consistency
-    assert (found.d_min, found.d_max) == ((0.0, 0.0) if axis == "distance" else (1.0, 1.0))
+    assert (found.threshold_low, found.threshold_high) == ((0.0, 0.0) if axis == "distance" else (1.0, 1.0))
     assert math.isnan(found.opis)
     assert "degenerate" in found.reason
 

@@ -11,7 +11,7 @@ from tcm_bench.evaluation.bootstrap import PerClass, class_bootstrap
 from tcm_bench.evaluation.evaluate import evaluate
 from tcm_bench.evaluation.files import CLASSES, CURVES, SUMMARY, difference, read_evaluation, summary, write_evaluation
 
-SETTINGS = {"axis": "distance", "far_bounds": (0.1, 0.6), "steps": 7, "c": 1.0, "eps": 0.3, "ranking": "mean"}
+SETTINGS = {"axis": "distance", "far_bounds": (0.1, 0.6), "num_thresholds": 7, "c": 1.0, "eps": 0.3, "ranking": "mean"}
 
 
 def table(seed=0, items=30, classes=5):
@@ -24,15 +24,14 @@ def table(seed=0, items=30, classes=5):
 
 
 def evaluated(seed=0, ks=(1, 2), **changes):
-    settings = {**SETTINGS, **changes}
-    return evaluate(*table(seed), ks=ks, far_levels=(0.2,), **settings), settings
+    return evaluate(*table(seed), ks=ks, far_levels=(0.2,), **{**SETTINGS, **changes})
 
 
 def test_the_files_hold_what_plain_loops_count(tmp_path):
-    found, settings = evaluated()
+    found = evaluated()
     x, y = table()
     rows, labels = x.tolist(), y.tolist()
-    write_evaluation(found, tmp_path / "new" / "folder", settings)
+    write_evaluation(found, tmp_path / "new" / "folder")
     folder = tmp_path / "new" / "folder"
     assert sorted(path.name for path in folder.iterdir()) == [CLASSES, CURVES, SUMMARY]
     pairs = reference.pair_table(rows, labels)
@@ -68,15 +67,18 @@ def test_the_files_hold_what_plain_loops_count(tmp_path):
 
 
 def test_the_summary_has_the_names_of_a_runs_row(tmp_path):
-    found, settings = evaluated()
-    numbers = write_evaluation(found, tmp_path, settings)
-    assert json.loads((tmp_path / SUMMARY).read_text()) == numbers == summary(found, settings)
+    found = evaluated()
+    numbers = write_evaluation(found, tmp_path)
+    assert json.loads((tmp_path / SUMMARY).read_text()) == numbers == summary(found)
     assert numbers["recall_at_2"] == float(found.recall[1])
     assert (numbers["opis"], numbers["opis_30pct"]) == (found.consistency.opis, found.consistency.eps_opis)
-    assert (numbers["d_min"], numbers["d_max"]) == (found.consistency.d_min, found.consistency.d_max)
-    assert numbers["tpr_at_far_20pct"] == found.tpr_at_far[0.2]
+    assert (numbers["threshold_low"], numbers["threshold_high"]) == (
+        found.consistency.threshold_low,
+        found.consistency.threshold_high,
+    )
+    assert numbers["tar_at_far_20pct"] == found.tar_at_far[0.2]
     assert numbers["reason"] is None
-    errors = class_bootstrap(PerClass.of(found, eps=0.3))
+    errors = class_bootstrap(PerClass.of(found))
     for name, estimate in (("opis", errors["opis"]), ("opis_30pct", errors["eps_opis"])):
         assert numbers["standard_errors"][name] == estimate.standard_error
         assert numbers["intervals"][name] == [estimate.low, estimate.high]
@@ -87,12 +89,23 @@ def test_the_summary_has_the_names_of_a_runs_row(tmp_path):
     assert numbers["settings"] == {**SETTINGS, "far_bounds": [0.1, 0.6]}
 
 
+def test_an_evaluation_of_an_earlier_version_is_read_by_todays_names(tmp_path):
+    numbers = write_evaluation(evaluated(), tmp_path)
+    old = {"threshold_low": "d_min", "threshold_high": "d_max", "tar_at_far_20pct": "tpr_at_far_20pct"}
+    then = {old.get(name, name): value for name, value in numbers.items()}
+    then["settings"] = {name.replace("num_thresholds", "steps"): v for name, v in numbers["settings"].items()}
+    (tmp_path / SUMMARY).write_text(json.dumps(then))
+    assert read_evaluation(tmp_path).numbers == numbers
+
+
 def test_what_is_undefined_is_null_and_has_a_reason(tmp_path):
     one_class = evaluate(table()[0], torch.zeros(30, dtype=torch.int64), far_levels=(0.2,), **SETTINGS)
-    numbers = write_evaluation(one_class, tmp_path, SETTINGS)
+    numbers = write_evaluation(one_class, tmp_path)
     assert "NaN" not in (tmp_path / SUMMARY).read_text()
     assert numbers["recall_at_1"] == 1
-    assert {numbers[name] for name in ("opis", "opis_30pct", "d_min", "d_max", "tpr_at_far_20pct")} == {None}
+    assert {
+        numbers[name] for name in ("opis", "opis_30pct", "threshold_low", "threshold_high", "tar_at_far_20pct")
+    } == {None}
     assert "no negative pair" in numbers["reason"]
     assert numbers["intervals"]["opis"] == [None, None]
     (row,) = pq.read_table(tmp_path / CLASSES).to_pylist()
@@ -100,26 +113,26 @@ def test_what_is_undefined_is_null_and_has_a_reason(tmp_path):
     stored = read_evaluation(tmp_path)
     assert stored.per_class.utilities.shape == (1, 7)
     nobody = evaluate(*table(), query=torch.zeros(30, dtype=torch.bool), **SETTINGS)
-    numbers = summary(nobody, SETTINGS)
+    numbers = summary(nobody)
     assert numbers["recall_at_1"] is None
     assert numbers["reason"].endswith("recall: there is no query")
 
 
 @pytest.mark.parametrize("changes", [{}, {"ks": ()}, {"axis": "similarity", "ranking": "pointwise"}])
 def test_what_is_read_back_gives_the_same_errors(tmp_path, changes):
-    found, settings = evaluated(**changes)
-    numbers = write_evaluation(found, tmp_path, settings)
+    found = evaluated(**changes)
+    numbers = write_evaluation(found, tmp_path)
     stored = read_evaluation(tmp_path)
     assert stored.numbers == numbers
     assert stored.labels.tolist() == found.classes.tolist()
-    expected = class_bootstrap(PerClass.of(found, eps=0.3, ranking=settings["ranking"]))
+    expected = class_bootstrap(PerClass.of(found))
     assert class_bootstrap(stored.per_class) == expected
     assert numbers["standard_errors"]["opis_30pct"] == expected["eps_opis"].standard_error
 
 
 def test_the_difference_is_paired_and_named(tmp_path):
     for name, seed in (("a", 0), ("b", 1)):
-        write_evaluation(evaluated(seed)[0], tmp_path / name, SETTINGS)
+        write_evaluation(evaluated(seed), tmp_path / name)
     a, b = read_evaluation(tmp_path / "a"), read_evaluation(tmp_path / "b")
     found = difference(a, b)
     assert list(found) == ["recall_at_1", "recall_at_2", "opis", "opis_30pct"]
@@ -130,13 +143,12 @@ def test_the_difference_is_paired_and_named(tmp_path):
 
 
 def test_what_cannot_be_compared_is_a_sentence(tmp_path):
-    found, settings = evaluated()
+    found = evaluated()
     names = np.array(list("abcdef"))
-    other_axis = {**settings, "axis": "similarity"}
-    write_evaluation(found, tmp_path / "a", settings)
-    write_evaluation(found, tmp_path / "named", settings, labels=names)
-    write_evaluation(evaluated(axis="similarity")[0], tmp_path / "similarity", other_axis)
-    write_evaluation(evaluate(*(part[:29] for part in table()), **settings), tmp_path / "fewer", settings)
+    write_evaluation(found, tmp_path / "a")
+    write_evaluation(found, tmp_path / "named", labels=names)
+    write_evaluation(evaluated(axis="similarity"), tmp_path / "similarity")
+    write_evaluation(evaluate(*(part[:29] for part in table()), **SETTINGS), tmp_path / "fewer")
     a = read_evaluation(tmp_path / "a")
     assert read_evaluation(tmp_path / "named").labels.tolist() == names.tolist()
     with pytest.raises(ValueError, match=r"same test set: 6 and 6 classes, of which 12 are in one only$"):
@@ -151,18 +163,18 @@ def test_missing_and_damaged_files_are_a_sentence(tmp_path):
     with pytest.raises(ValueError, match=r"no evaluation in .*; `tcm-bench evaluate FILE_OR_RUN --out .*` stores"):
         read_evaluation(tmp_path)
     for name in (SUMMARY, CLASSES, CURVES):
-        write_evaluation(evaluated()[0], tmp_path, SETTINGS)
+        write_evaluation(evaluated(), tmp_path)
         (tmp_path / name).write_text("{}")
         with pytest.raises(ValueError, match=r"^the evaluation in .* is damaged \(.*\); evaluate once more$"):
             read_evaluation(tmp_path)
-    write_evaluation(evaluated()[0], tmp_path, SETTINGS)
+    write_evaluation(evaluated(), tmp_path)
     pq.write_table(pq.read_table(tmp_path / CURVES).slice(0, 20), tmp_path / CURVES)
     with pytest.raises(ValueError, match="is damaged"):
         read_evaluation(tmp_path)
 
 
 def test_a_stop_in_the_middle_leaves_no_evaluation_and_no_partial_file(tmp_path, monkeypatch):
-    write_evaluation(evaluated(0)[0], tmp_path, SETTINGS)
+    write_evaluation(evaluated(0), tmp_path)
     before = (tmp_path / CURVES).read_bytes()
     real = evaluation_files.parquet.write_table
 
@@ -174,6 +186,6 @@ def test_a_stop_in_the_middle_leaves_no_evaluation_and_no_partial_file(tmp_path,
 
     monkeypatch.setattr(evaluation_files.parquet, "write_table", stopped)
     with pytest.raises(KeyboardInterrupt):
-        write_evaluation(evaluated(1)[0], tmp_path, SETTINGS)
+        write_evaluation(evaluated(1), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [CLASSES, CURVES]
     assert (tmp_path / CURVES).read_bytes() == before

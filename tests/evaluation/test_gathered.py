@@ -9,9 +9,9 @@ import pytest
 import torch
 from torchmetrics import MetricCollection
 
+from tcm_bench.evaluation.evaluate import evaluate
 from tcm_bench.evaluation.gathered import EmbeddingMetric
-from tcm_bench.evaluation.metric import Evaluation
-from tcm_bench.evaluation.threshold import threshold_consistency
+from tcm_bench.evaluation.metric import EvaluationMetric
 
 
 class Table(EmbeddingMetric):
@@ -78,7 +78,7 @@ def test_reset_forgets_the_rows():
 
 
 def test_a_collection_shares_one_table_and_keeps_the_names():
-    collection = MetricCollection({"near": Evaluation(), "table": Table()}, prefix="test/")
+    collection = MetricCollection({"near": EvaluationMetric(), "table": Table()}, prefix="test/")
     filled(collection, range(20))
     filled(collection, range(20, 31))
     values = collection.compute()
@@ -86,14 +86,14 @@ def test_a_collection_shares_one_table_and_keeps_the_names():
     groups = [sorted(group) for group in collection.compute_groups.values()]
     assert groups == [["near", "table"]]
     x, y = table()
-    assert float(values["test/opis"]) == threshold_consistency(x, y).opis
+    assert float(values["test/opis"]) == evaluate(x, y).consistency.opis
     clone = collection.clone(prefix="val/")
     clone.reset()
     assert "val/opis" in filled(clone, range(31)).compute()
 
 
 def test_metrics_can_be_pickled_and_hold_no_state_dict():
-    metric = filled(Evaluation(), range(31))
+    metric = filled(EvaluationMetric(), range(31))
     assert metric.state_dict() == {}
     copy = pickle.loads(pickle.dumps(metric))
     assert copy.compute() == metric.compute()
@@ -109,7 +109,7 @@ def test_two_ranks_with_a_padded_row_equal_one(tmp_path):
         there = json.loads(other.communicate(timeout=120)[0])
     expected = {
         name: float(value)
-        for metric in (Evaluation(ks=[1, 2], far_bounds=(0.05, 0.5)),)
+        for metric in (EvaluationMetric(ks=[1, 2], far_bounds=(0.05, 0.5)),)
         for name, value in filled(metric, range(31)).compute().items()
     }
     assert here == there == expected

@@ -1,3 +1,5 @@
+import inspect
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,8 @@ from omegaconf import OmegaConf
 from torchmetrics import MetricCollection
 
 from tcm_bench.evaluation.evaluate import evaluate
-from tcm_bench.evaluation.metric import Evaluation
+from tcm_bench.evaluation.metric import EvaluationMetric
+from tcm_bench.evaluation.settings import Settings
 
 DEFAULT = Path(__file__).parents[2] / "conf" / "metrics" / "default.yaml"
 
@@ -30,7 +33,7 @@ def filled(metric):
     [
         {"axis": "similarity"},
         {"far_bounds": (0.1, 0.4)},
-        {"steps": 7},
+        {"num_thresholds": 7},
         {"c": 2.0},
         {"eps": 0.2},
         {"ranking": "pointwise"},
@@ -42,43 +45,46 @@ def test_every_setting_reaches_the_computation(changed):
     settings = {"far_bounds": (0.05, 0.6), "eps": 0.4} | changed
     before = evaluate(x, y, far_bounds=(0.05, 0.6), eps=0.4).consistency
     expected = evaluate(x, y, **settings).consistency
-    metric = filled(Evaluation(**settings))
+    metric = filled(EvaluationMetric(**settings))
     values = metric.compute()
-    got = [float(values[name]) for name in ("opis", f"opis_{100 * settings['eps']:.0f}pct", "d_min", "d_max")]
-    assert got == [expected.opis, expected.eps_opis, expected.d_min, expected.d_max]
-    assert got != [before.opis, before.eps_opis, before.d_min, before.d_max]
+    found = metric.result.consistency
+    got = [float(values[name]) for name in ("opis", f"opis_{100 * settings['eps']:.0f}pct")]
+    got += [found.threshold_low, found.threshold_high]
+    assert got == [expected.opis, expected.eps_opis, expected.threshold_low, expected.threshold_high]
+    assert got != [before.opis, before.eps_opis, before.threshold_low, before.threshold_high]
     (name,) = changed
-    assert metric.settings[name] == (list(changed[name]) if name == "far_bounds" else changed[name])
+    assert getattr(metric.settings, name) == changed[name]
 
 
 def test_recall_is_that_of_the_oracle_by_name():
     x, y = table()
-    values = filled(Evaluation(ks=[1, 2, 8])).compute()
+    values = filled(EvaluationMetric(ks=[1, 2, 8])).compute()
     for k in (1, 2, 8):
         assert float(values[f"recall_at_{k}"]) == reference.recall_at_k(x.tolist(), y.tolist(), k)
 
 
 def test_a_padded_row_would_have_changed_the_value():
     x, y = torch.eye(3), torch.tensor([0, 0, 1])
-    metric = Evaluation()
+    metric = EvaluationMetric()
     metric.update(x[[0, 1, 2, 2]], y[[0, 1, 2, 2]], torch.tensor([0, 1, 2, 2]))
     assert float(metric.compute()["recall_at_1"]) == 2 / 3
 
 
-def test_values_are_float64_scalars_with_counts():
+def test_values_are_float64_scalars_and_counts_stand_beside_them():
     _, y = table()
-    values = filled(Evaluation()).compute()
+    metric = filled(EvaluationMetric())
+    values = metric.compute()
     assert all(value.shape == () and value.dtype == torch.float64 for value in values.values())
     sizes = y.unique(return_counts=True)[1]
     positives = int((sizes * (sizes - 1) // 2).sum())
-    assert float(values["num_positive_pairs"]) == positives
-    assert float(values["num_negative_pairs"]) == 40 * 39 / 2 - positives
-    assert float(values["num_classes"]) == len(sizes)
-    assert float(values["num_singletons"]) == int((sizes == 1).sum()) == 1
+    assert metric.result.counts()["positive_pairs"] == positives
+    assert metric.result.counts()["negative_pairs"] == 40 * 39 / 2 - positives
+    assert metric.result.counts()["classes"] == len(sizes)
+    assert metric.result.counts()["singletons"] == int((sizes == 1).sum()) == 1
 
 
 def test_the_last_result_holds_counts_and_curves():
-    metric = Evaluation(steps=11)
+    metric = EvaluationMetric(ks=(1,), num_thresholds=11)
     assert metric.result is None
     values = filled(metric).compute()
     assert metric.result.consistency.opis == float(values["opis"])
@@ -91,7 +97,7 @@ def test_roles_are_those_of_the_datasets_indices():
     generator = torch.Generator().manual_seed(1)
     query = torch.rand(40, generator=generator) < 0.5
     order = torch.randperm(40, generator=generator)
-    metric = Evaluation(far_bounds=(0.05, 0.6))
+    metric = EvaluationMetric(far_bounds=(0.05, 0.6))
     metric.query, metric.gallery = query, ~query
     for rows in order.split(7):
         metric.update(x[rows], y[rows], rows)
@@ -103,15 +109,15 @@ def test_roles_are_those_of_the_datasets_indices():
 
 @pytest.mark.parametrize(("eps", "name"), [(0.1, "opis_10pct"), (0.25, "opis_25pct"), (0.125, "opis_12_5pct")])
 def test_the_name_says_which_share_is_worst(eps, name):
-    assert name in filled(Evaluation(eps=eps)).compute()
+    assert name in filled(EvaluationMetric(eps=eps)).compute()
     assert name.isidentifier()
 
 
 def test_true_accept_rates_are_named_by_their_false_ones():
     x, y = table()
-    values = filled(Evaluation(far_levels=[0.005, 0.1])).compute()
-    expected = evaluate(x, y, far_levels=(0.005, 0.1)).tpr_at_far
-    assert {"tpr_at_far_0_5pct": expected[0.005], "tpr_at_far_10pct": expected[0.1]}.items() <= {
+    values = filled(EvaluationMetric(far_levels=[0.005, 0.1])).compute()
+    expected = evaluate(x, y, far_levels=(0.005, 0.1)).tar_at_far
+    assert {"tar_at_far_0_5pct": expected[0.005], "tar_at_far_10pct": expected[0.1]}.items() <= {
         name: float(value) for name, value in values.items()
     }.items()
 
@@ -120,10 +126,15 @@ def test_the_default_config_builds_and_says_every_setting():
     config = OmegaConf.load(DEFAULT)
     collection = MetricCollection({name: instantiate(metric, _convert_="all") for name, metric in config.items()})
     values = filled(collection).compute()
-    names = {f"recall_at_{k}" for k in (1, 2, 4, 8)} | {"opis", "opis_10pct", "tpr_at_far_1pct", "d_min", "d_max"}
-    assert names <= set(values)
+    assert {*(f"recall_at_{k}" for k in (1, 2, 4, 8)), "opis", "opis_10pct", "tar_at_far_1pct"} <= set(values)
     written = OmegaConf.to_container(config.evaluation)
-    metric = collection["evaluation"]
-    everything = metric.settings | {name: list(metric.options[name]) for name in ("ks", "far_levels")}
+    settings = collection["evaluation"].settings
+    everything = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()}
     assert everything == {name: value for name, value in written.items() if name != "_target_"}
-    assert metric.settings == Evaluation().settings
+    assert settings.recorded() == EvaluationMetric().settings.recorded()
+
+
+def test_it_takes_what_the_settings_take_and_nothing_else():
+    with pytest.raises(TypeError, match="num_threshold"):
+        EvaluationMetric(num_threshold=5)
+    assert inspect.signature(EvaluationMetric).parameters == inspect.signature(Settings).parameters

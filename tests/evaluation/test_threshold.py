@@ -6,18 +6,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tcm_bench.evaluation.evaluate import evaluate
 from tcm_bench.evaluation.threshold import (
-    calibration_range,
     eps_opis,
     num_worst,
     operating_curves,
     opis,
-    threshold_consistency,
     utility,
 )
 
 AXES = ["distance", "similarity"]
 WIDE = (0.1, 0.6)  # of a small set, so that the range holds many pairs
+
+
+def threshold_consistency(x, y, **settings):
+    return evaluate(x, y, ks=(), **settings).consistency
 
 
 def table(seed, items=26, dim=4, classes=6, noise=0.6):
@@ -40,16 +43,16 @@ def circle(*degrees):
 @pytest.mark.parametrize("seed", range(3))
 def test_everything_matches_the_brute_force(seed, axis, ranking):
     x, y = table(seed)
-    bounds, steps, c, eps = WIDE, 23, 1.7, 0.3
+    bounds, num_thresholds, c, eps = WIDE, 23, 1.7, 0.3
     result = threshold_consistency(
-        x, y, axis=axis, far_bounds=bounds, steps=steps, c=c, eps=eps, ranking=ranking, tile=(10, 7)
+        x, y, axis=axis, far_bounds=bounds, num_thresholds=num_thresholds, c=c, eps=eps, ranking=ranking, tile=(10, 7)
     )
     labels = y.tolist()
     pairs = reference.pair_table(x.tolist(), labels, axis)
     low, high = reference.calibration_range(pairs, bounds, axis)
-    grid = reference.grid(low, high, steps)
+    grid = reference.grid(low, high, num_thresholds)
     curves = reference.utility_curves(pairs, labels, grid, c, axis)
-    assert (result.d_min, result.d_max) == pytest.approx((low, high), rel=1e-12)
+    assert (result.threshold_low, result.threshold_high) == pytest.approx((low, high), rel=1e-12)
     assert result.thresholds.tolist() == pytest.approx(grid, rel=1e-12)
     torch.testing.assert_close(result.utilities, torch.tensor(curves).double(), rtol=0, atol=1e-7)
     assert result.opis == pytest.approx(reference.opis(curves, grid), rel=1e-9)
@@ -83,10 +86,15 @@ def test_opis_by_hand(axis):
     trapezoid weighs the middle by one half.
     """
     result = threshold_consistency(
-        circle(0, 60, 90, 180), torch.tensor([0, 0, 1, 1]), axis=axis, far_bounds=(0.25, 0.75), steps=3, eps=0.5
+        circle(0, 60, 90, 180),
+        torch.tensor([0, 0, 1, 1]),
+        axis=axis,
+        far_bounds=(0.25, 0.75),
+        num_thresholds=3,
+        eps=0.5,
     )
     ends = {"distance": (2 * math.sin(math.pi / 12), 3**0.5), "similarity": (-0.5, 0.75**0.5)}
-    assert (result.d_min, result.d_max) == pytest.approx(ends[axis])
+    assert (result.threshold_low, result.threshold_high) == pytest.approx(ends[axis])
     curves = [[0, 6 / 7, 2 / 5], [0, 0, 2 / 5]]
     if axis == "similarity":
         curves = [curve[::-1] for curve in curves]
@@ -137,8 +145,8 @@ def test_the_rank_of_a_bound_reads_it_as_a_decimal():
     x = circle(*range(1, 21))
     y = torch.arange(20) // 10  # 100 negative pairs, distances 1 .. 19 degrees with multiplicity
     pairs = sorted(v for v, a, b in reference.pair_table(x.tolist(), y.tolist()) if a != b)
-    low, high = calibration_range(x, y, far_bounds=(0.07, 0.28))
-    assert (low, high) == pytest.approx((pairs[6], pairs[27]), rel=1e-12)
+    found = threshold_consistency(x, y, far_bounds=(0.07, 0.28))
+    assert (found.threshold_low, found.threshold_high) == pytest.approx((pairs[6], pairs[27]), rel=1e-12)
     assert pairs[6] != pytest.approx(pairs[5 - 1], rel=1e-6)
     assert num_worst(100, 0.07) == 7
     assert num_worst(11, 0.1) == 2
@@ -162,7 +170,7 @@ def test_result_is_bounded_and_blind_to_tiles_order_rotation_and_names(classes, 
     assert 0 <= whole.opis <= 0.25
     assert not whole.eps_opis > 1
     for same_bits in (score(x, y, (side, 9)), score(x[order], y[order]), score(x[order], names[y[order]], (9, side))):
-        assert (same_bits.d_min, same_bits.d_max) == (whole.d_min, whole.d_max)
+        assert (same_bits.threshold_low, same_bits.threshold_high) == (whole.threshold_low, whole.threshold_high)
         assert same_bits.utilities.equal(whole.utilities)
         assert same_bits.opis == whole.opis
         assert same_bits.eps_opis == whole.eps_opis or math.isnan(whole.eps_opis)
@@ -175,7 +183,11 @@ def test_tiles_give_the_same_bits_and_counts(side):
     x, y = table(3, items=90, dim=130)
     whole = threshold_consistency(x, y)
     tiled = threshold_consistency(x, y, tile=(side, side))
-    assert (tiled.d_min, tiled.d_max, tiled.opis) == (whole.d_min, whole.d_max, whole.opis)
+    assert (tiled.threshold_low, tiled.threshold_high, tiled.opis) == (
+        whole.threshold_low,
+        whole.threshold_high,
+        whole.opis,
+    )
     thresholds = whole.thresholds
     assert all(
         a.equal(b)
@@ -188,12 +200,12 @@ def test_tiles_give_the_same_bits_and_counts(side):
 def test_repeated_images_tie_as_the_definition_says():
     x, y = table(2, items=12, classes=3)
     x, y = x.repeat(3, 1), y.roll(1).repeat(3)
-    result = threshold_consistency(x, y, far_bounds=WIDE, steps=11, eps=0.4, tile=(5, 5))
+    result = threshold_consistency(x, y, far_bounds=WIDE, num_thresholds=11, eps=0.4, tile=(5, 5))
     pairs = reference.pair_table(x.tolist(), y.tolist())
     low, high = reference.calibration_range(pairs, WIDE)
     grid = reference.grid(low, high, 11)
     curves = reference.utility_curves(pairs, y.tolist(), grid)
-    assert (result.d_min, result.d_max) == pytest.approx((low, high), rel=1e-12)
+    assert (result.threshold_low, result.threshold_high) == pytest.approx((low, high), rel=1e-12)
     assert result.opis == pytest.approx(reference.opis(curves, grid), rel=1e-9)
 
 
@@ -202,7 +214,12 @@ def test_any_type_is_scored_as_the_numbers_it_holds(dtype):
     x, y = table(4, items=60)
     rounded = x.to(dtype)
     low, high = threshold_consistency(rounded, y), threshold_consistency(rounded.double(), y)
-    assert (low.d_min, low.d_max, low.opis, low.eps_opis) == (high.d_min, high.d_max, high.opis, high.eps_opis)
+    assert (low.threshold_low, low.threshold_high, low.opis, low.eps_opis) == (
+        high.threshold_low,
+        high.threshold_high,
+        high.opis,
+        high.eps_opis,
+    )
     assert low.opis == pytest.approx(threshold_consistency(x, y).opis, rel=0.1)
 
 
@@ -247,7 +264,6 @@ def test_of_equally_bad_classes_the_lower_label_is_worst():
 
 DEGENERATE = [
     ("one class", torch.eye(4), [0, 0, 0, 0], "no negative pair"),
-    ("a single item", torch.ones(1, 4), [0], "no negative pair"),
     ("singletons", torch.eye(4), [0, 1, 2, 3], "no positive pair"),
     ("all negatives equally far", torch.eye(4), [0, 0, 1, 1], "degenerate calibration range"),
     ("collapsed", torch.ones(4, 2), [0, 0, 1, 1], "degenerate calibration range"),
@@ -278,7 +294,7 @@ def test_without_a_rest_only_eps_opis_is_nan():
         ("far_bounds", (0.1, 0.1)),
         ("far_bounds", (0.0, 0.1)),
         ("far_bounds", (0.1, 1.1)),
-        ("steps", 1),
+        ("num_thresholds", 1),
         ("c", 0.0),
         ("eps", 0.0),
         ("eps", 1.0),

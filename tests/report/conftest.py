@@ -4,7 +4,14 @@ import pytest
 
 from tcm_bench.results.ledger import Result, read_result, science_hash, write_result
 
-SETTINGS = {"axis": "distance", "far_bounds": [0.01, 0.1], "steps": 101, "c": 1.0, "eps": 0.1, "ranking": "mean"}
+SETTINGS = {
+    "axis": "distance",
+    "far_bounds": [0.01, 0.1],
+    "num_thresholds": 101,
+    "c": 1.0,
+    "eps": 0.1,
+    "ranking": "mean",
+}
 
 
 @pytest.fixture
@@ -22,7 +29,7 @@ def run(tmp_path):
             "comparison_id": science_hash(names),
             "choices": chosen,
             "metrics": {"recall_at_1": 0.5, "opis": 0.03, "opis_10pct": 0.1, "recall_at_1_before": 0.4} | metrics,
-            "threshold": {**SETTINGS, "d_min": 0.9, "d_max": 1.1, **dict(threshold)},
+            "threshold": {**SETTINGS, "threshold_low": 0.9, "threshold_high": 1.1, **dict(threshold)},
             "data_hash": data,
             "started": "2026-01-01T00:00:00+00:00",
             "wall_s": 1.0,

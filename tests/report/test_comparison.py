@@ -79,7 +79,7 @@ def test_the_report_shows_values_changes_and_counts(grid, tmp_path):
     assert "| 10%-OPIS fell in 0 of 16, between +0.0 and +0.0 %, mean +0.0 | – |" in text
     seen = text.split("## Seen classes")[1]
     assert seen.count("| 60.0 → 60.0 = +0.0 | 10.0 → 8.0 ↓ -20.0% | 50.0 → 50.0 = +0.0% |") == 16
-    assert "axis distance, far_bounds [0.01, 0.1], steps 101, c 1.0, eps 0.1, ranking mean" in text
+    assert "axis distance, far_bounds [0.01, 0.1], num_thresholds 101, c 1.0, eps 0.1, ranking mean" in text
     assert "code: 0123456789" in text
     for absent in ("Warning", "interval", "## Runs", "nan"):
         assert absent not in text

@@ -6,7 +6,7 @@ import torch
 from matplotlib.image import imread
 from safetensors.torch import save_file
 
-from tcm_bench.evaluation.threshold import threshold_consistency
+from tcm_bench.evaluation.evaluate import evaluate
 from tcm_bench.report.curves import curves_of_vectors, utility_figure, write_utility_figure
 from tcm_bench.report.source import Source
 from tcm_bench.results.ledger import EMBEDDINGS, write_result
@@ -23,8 +23,8 @@ def stored(run, tmp_path):
         noise = spread * torch.rand(classes + 1, 1, generator=generator)[labels]
         embeddings = centres[labels] + noise * torch.randn(len(labels), 16, generator=generator)
         embeddings = torch.nn.functional.normalize(embeddings)
-        measured = threshold_consistency(embeddings.double(), labels, axis=axis)
-        ends = {"axis": axis, "d_min": measured.d_min, "d_max": measured.d_max}
+        measured = evaluate(embeddings.double(), labels, axis=axis).consistency
+        ends = {"axis": axis, "threshold_low": measured.threshold_low, "threshold_high": measured.threshold_high}
         result = run(tcm, opis=measured.opis, opis_10pct=measured.eps_opis, threshold=ends, **row)
         folder = tmp_path / "runs" / result.run_id
         save_file(
@@ -52,12 +52,15 @@ def test_the_figure_shows_both_runs_on_one_axis(stored):
     assert "emoji, resnet50, smooth_ap, seed 0" in figure.get_suptitle()
     assert panels[0].get_xlim() == panels[1].get_xlim()
     assert (
-        panels[0].get_xlim()[0] < min(left.d_min, right.d_min) < max(left.d_max, right.d_max) < panels[0].get_xlim()[1]
+        panels[0].get_xlim()[0]
+        < min(left.threshold_low, right.threshold_low)
+        < max(left.threshold_high, right.threshold_high)
+        < panels[0].get_xlim()[1]
     )
     for panel, measured in zip(panels, (left, right), strict=True):
         *curves, mean, low, high = panel.lines
         assert len(curves) == 12
-        assert (low.get_xdata()[0], high.get_xdata()[0]) == (measured.d_min, measured.d_max)
+        assert (low.get_xdata()[0], high.get_xdata()[0]) == (measured.threshold_low, measured.threshold_high)
         np.testing.assert_allclose(mean.get_ydata(), np.mean([c.get_ydata() for c in curves], axis=0), atol=1e-12)
 
 
@@ -94,7 +97,7 @@ def test_a_cosine_axis_is_drawn_as_one(stored):
     folder, _, measured = stored("none", spread=2.0, axis="similarity")
     panel = utility_figure(folder, folder).axes[0]
     assert "cosine" in panel.get_xlabel()
-    assert panel.lines[-1].get_xdata()[0] == measured.d_max
+    assert panel.lines[-1].get_xdata()[0] == measured.threshold_high
 
 
 def test_what_cannot_be_drawn_is_said_in_a_sentence(stored, run, tmp_path):
@@ -116,7 +119,9 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(stored, run, tmp_path):
 
 @pytest.mark.parametrize("end", [0.9, None])
 def test_a_run_without_a_range_cannot_be_drawn(run, tmp_path, end):
-    degenerate = run("none", threshold={"d_min": 0.9, "d_max": end}, row={"reason": "all distances are equal"})
+    degenerate = run(
+        "none", threshold={"threshold_low": 0.9, "threshold_high": end}, row={"reason": "all distances are equal"}
+    )
     with pytest.raises(ValueError, match=r"no calibration range to draw \(all distances are equal"):
         utility_figure(Source("run", tmp_path / "runs" / degenerate.run_id), Source("run", tmp_path))
 

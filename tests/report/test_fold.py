@@ -162,8 +162,8 @@ def test_each_share_of_worst_classes_has_columns_of_its_own(run):
 
 
 def test_arms_on_different_data_and_settings_are_pointed_out(run):
-    found = fold([run("none"), run("paper", threshold={"steps": 11}, row={"data_hash": "other"})])
-    assert [s["steps"] for s in found.settings] == [101, 11]
+    found = fold([run("none"), run("paper", threshold={"num_thresholds": 11}, row={"data_hash": "other"})])
+    assert [s["num_thresholds"] for s in found.settings] == [101, 11]
     assert "emoji resnet50 smooth_ap: the two arms saw different data, do not compare them" in found.notes
 
 

@@ -90,3 +90,16 @@ def test_progress_keeps_the_start_of_its_own_process_and_forgets_that_of_another
     ledger.write_atomic(tmp_path / ledger.RUNNING, dead.model_dump_json())
     ledger.write_progress(tmp_path, "train")
     assert ledger.read_progress(tmp_path).started > first.started
+
+
+def test_a_row_of_an_earlier_version_is_read_by_todays_names(tmp_path):
+    old = {
+        "run_id": "0" * 12, "choices": {}, "schema_version": 2, "status": "finished", "started": "", "wall_s": 1.0,
+        "peak_mem_gib": 1.0, "threads": 1, "versions": {}, "git": {},
+        "metrics": {"opis": 0.01, "tpr_at_far_1pct": 0.5}, "threshold": {"steps": 101, "d_min": 0.9, "d_max": None},
+    }  # fmt: skip
+    (tmp_path / ledger.RESULT).write_text(json.dumps(old))
+    row = ledger.read_result(tmp_path)
+    assert row.metrics == {"opis": 0.01, "tar_at_far_1pct": 0.5}
+    assert row.threshold == {"num_thresholds": 101, "threshold_low": 0.9, "threshold_high": None}
+    assert row.intervals == {}

@@ -68,8 +68,13 @@ def test_a_run_leaves_a_complete_folder(tmp_path, vectors):
     assert ledger.science_hash(stored["science"]) == stored["run_id"]
     assert stored["science"]["model"]["head"]["embedding_dim"] == 16
     assert {"recall_at_1", "opis", "opis_10pct"} <= set(stored["metrics"])
+    for name, (low, high) in stored["intervals"].items():
+        assert 0 <= low <= stored["metrics"][name] <= high
+    assert {"recall_at_1", "recall_at_8", "opis", "opis_10pct"} <= set(stored["intervals"])
     assert {"recall_at_1_before", "recall_at_1_seen", "opis_seen", "opis_10pct_seen"} <= set(stored["metrics"])
-    assert {"axis", "d_min", "d_max", "far_bounds", "steps", "c", "eps", "ranking"} <= set(stored["threshold"])
+    assert {"axis", "threshold_low", "threshold_high", "far_bounds", "num_thresholds", "c", "eps", "ranking"} <= set(
+        stored["threshold"]
+    )
     assert stored["counts"]["test_classes"] == 12
     assert stored["wall_s"] > 0
     assert stored["peak_mem_gib"] > 0
@@ -95,8 +100,8 @@ def test_stored_embeddings_give_the_stored_metrics_by_brute_force(tmp_path, vect
     thresholds = reference.grid(low, high, 101)
     curves = reference.utility_curves(pairs, labels, thresholds)
     assert result.metrics["recall_at_1"] == reference.recall_at_k(rows, labels, 1)
-    assert result.threshold["d_min"] == pytest.approx(low, rel=1e-12)
-    assert result.threshold["d_max"] == pytest.approx(high, rel=1e-12)
+    assert result.threshold["threshold_low"] == pytest.approx(low, rel=1e-12)
+    assert result.threshold["threshold_high"] == pytest.approx(high, rel=1e-12)
     assert result.metrics["opis"] == pytest.approx(reference.opis(curves, thresholds), rel=1e-9)
     assert result.metrics["opis_10pct"] == pytest.approx(reference.eps_opis(curves, thresholds), rel=1e-9)
 

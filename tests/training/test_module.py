@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
 from tcm_bench.data.batch import Batch
-from tcm_bench.evaluation.metric import Evaluation
+from tcm_bench.evaluation.metric import EvaluationMetric
 from tcm_bench.losses.external import External
 from tcm_bench.losses.objective import Objective
 from tcm_bench.losses.smooth_ap import SmoothAP
@@ -56,7 +56,7 @@ def module(base=None, *, freeze="batch_norm", **options) -> RetrievalModule:
     return RetrievalModule(
         Embedder(SmallBackbone(), partial(Head, embedding_dim=4), freeze=freeze),
         Objective(base or SmoothAP(), TCM()),
-        MetricCollection({"recall": Evaluation(ks=[1])}),
+        MetricCollection({"recall": EvaluationMetric(ks=[1])}),
         **options,
     )
 

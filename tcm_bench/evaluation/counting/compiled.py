@@ -79,12 +79,12 @@ def scan_strip(  # type: ignore[no-untyped-def]
     top,
     left,
     tile,  # rows and columns of a tile
-    edges,  # of the zones, as `cells` returns them
-    near,  # float32 (items,): above it a pair may lie before a query's nearest positive; raised once enough do
-    nearer,  # float32 (items,): above it, it certainly does
-    enough,  # stop counting for a query at this many
-    histogram,  # int64 (classes, zones + 1): counted in place
-    ahead,  # int64 (items,): counted in place
+    edges,  # of the intervals, as `cells` returns them
+    maybe_above,  # float32 (items,): above it a pair may lie before a query's nearest positive; raised once max_rank do
+    surely_above,  # float32 (items,): above it, it certainly does
+    max_rank,  # stop counting for a query at this many
+    histogram,  # int64 (classes, intervals + 1): counted in place
+    ranks,  # int64 (items,): items surely before a query's nearest positive, counted in place
     buffers,  # the fields of `tcm_bench.evaluation.counting.kernels.Buffers`
 ):
     """Count the pairs of two classes of which one is among the rows from ``top`` on and the other lies right of them.
@@ -96,25 +96,37 @@ def scan_strip(  # type: ignore[no-untyped-def]
     items = len(half)
     bottom = min(top + tile[0], items)
     for item in range(items):
-        if ahead[item] >= enough:
-            near[item] = np.inf
+        if ranks[item] >= max_rank:
+            maybe_above[item] = np.inf
     strip = halves.strip(factors, top, bottom)
     while left < items:
         right = min(left + tile[1], items)
         area = (bottom - top) * (right - left)
-        # A tile puts each pair aside once and doubts it twice at most.
+        # A tile defers each pair once and doubts it twice at most.
         if len(stored) - filled[0] < area or len(doubtful) - filled[1] < 2 * area:
             break
         product = halves.multiply(strip, factors, left, right, room)
         corners = top, bottom, left, right
-        _scan_tile(product, corners, half, labels, edges, near, nearer, enough, histogram, ahead, buffers)
+        _scan_tile(
+            product,
+            corners,
+            half,
+            labels,
+            edges,
+            maybe_above,
+            surely_above,
+            max_rank,
+            histogram,
+            ranks,
+            buffers,
+        )
         left = right
     return left
 
 
 @njit(nogil=True, cache=True)
 def _scan_tile(  # type: ignore[no-untyped-def]
-    tile, corners, half, labels, edges, near, nearer, enough, histogram, ahead, buffers
+    tile, corners, half, labels, edges, maybe_above, surely_above, max_rank, histogram, ranks, buffers
 ):
     """Count every pair of two classes in a tile, each once: its column lies in a later class than its row."""
     later, class_of, roles = labels
@@ -126,7 +138,7 @@ def _scan_tile(  # type: ignore[no-untyped-def]
             there = roles[left + column]
             met = (role & there >> 1) | (there & role >> 1)
             all_floors[role, column] = edges[0][0] if met & 1 else np.inf
-    near_here, half_here = near[left : left + columns], half[left : left + columns]
+    maybe_here, half_here = maybe_above[left : left + columns], half[left : left + columns]
     first_class = class_of[left]
     classes = class_of[left + columns - 1] - first_class + 1
     counts[:classes] = 0
@@ -134,7 +146,7 @@ def _scan_tile(  # type: ignore[no-untyped-def]
     for row in range(rows):
         item, line = top + row, tile[row]
         role, begin = roles[item], max(0, later[item] - left)
-        floors, near_item, half_item = all_floors[role], near[item], half[item]
+        floors, maybe_item, half_item = all_floors[role], maybe_above[item], half[item]
         for column in range(columns):
             value = line[column] - half_item - half_here[column]
             line[column] = value
@@ -144,21 +156,21 @@ def _scan_tile(  # type: ignore[no-untyped-def]
             column = np.uint64(picked[entry])  # unsigned: numba need not look whether it counts from the end
             other, value = np.uint64(left) + column, line[column]
             found = place(value, edges)
-            zone, inside = np.uint64(found >> 1), found & 1
+            interval, inside = np.uint64(found >> 1), found & 1
             stored[np.uint64(end)] = np.uint64(row) << shift | other
             values[np.uint64(end)] = value
             end += inside
-            own[zone] += 1 - inside
-            counts[np.uint64(class_of[other] - first_class), zone] += np.int32(1 - inside)
+            own[interval] += 1 - inside
+            counts[np.uint64(class_of[other] - first_class), interval] += np.int32(1 - inside)
         filled[0] = end
         for column in range(columns):
-            asked[column] = line[column] >= min(near_item, near_here[column])
+            asked[column] = line[column] >= min(maybe_item, maybe_here[column])
         for entry in range(_picked(asked, begin, picked)):
             other, value = left + picked[entry], line[picked[entry]]
-            if value >= near[item] and role & 1 and roles[other] & 2:
-                _note(value, item, other, near, nearer, enough, ahead, doubtful, filled)
-            if value >= near[other] and roles[other] & 1 and role & 2:
-                _note(value, other, item, near, nearer, enough, ahead, doubtful, filled)
+            if value >= maybe_above[item] and role & 1 and roles[other] & 2:
+                _note(value, item, other, maybe_above, surely_above, max_rank, ranks, doubtful, filled)
+            if value >= maybe_above[other] and roles[other] & 1 and role & 2:
+                _note(value, other, item, maybe_above, surely_above, max_rank, ranks, doubtful, filled)
     histogram[first_class : first_class + classes] += counts[:classes]
 
 
@@ -183,12 +195,12 @@ def _picked(asked, begin, picked):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _note(value, query, item, near, nearer, enough, ahead, doubtful, filled):  # type: ignore[no-untyped-def]
+def _note(value, query, item, maybe_above, surely_above, max_rank, ranks, doubtful, filled):  # type: ignore[no-untyped-def]
     """An item that may come before a query's nearest positive."""
-    if value > nearer[query]:
-        ahead[query] += 1
-        if ahead[query] >= enough:
-            near[query] = np.inf
+    if value > surely_above[query]:
+        ranks[query] += 1
+        if ranks[query] >= max_rank:
+            maybe_above[query] = np.inf
     else:
         doubtful[filled[1], 0] = query
         doubtful[filled[1], 1] = item
@@ -197,7 +209,7 @@ def _note(value, query, item, near, nearer, enough, ahead, doubtful, filled):  #
 
 @njit(nogil=True, cache=True)
 def sample_tile(tile, top, left, half, classes, roles, span, histogram):  # type: ignore[no-untyped-def]
-    """Add a tile's negative pairs to an even histogram of closeness from ``-span`` to 0; rows in any order."""
+    """Add a tile's negative pairs to an even histogram of the cosine minus one from ``-span`` to 0."""
     last = np.float32(len(histogram) - 1)
     scale = last / span
     rows, columns = tile.shape
@@ -211,8 +223,8 @@ def sample_tile(tile, top, left, half, classes, roles, span, histogram):  # type
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def _closeness(rows, half, first, second):  # type: ignore[no-untyped-def]
-    """Closeness of two float32 rows, calculated in float64, the terms of the product added in any order."""
+def _cosine_minus_one(rows, half, first, second):  # type: ignore[no-untyped-def]
+    """Cosine minus one of two float32 rows, calculated in float64, the terms of the product added in any order."""
     total = 0.0
     for k in range(rows.shape[1]):
         total += np.float64(rows[first, k]) * np.float64(rows[second, k])
@@ -220,10 +232,10 @@ def _closeness(rows, half, first, second):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def closeness(rows, half, pairs, out):  # type: ignore[no-untyped-def]
-    """Closeness of the two float32 rows of each pair, calculated in float64."""
+def cosine_minus_one(rows, half, pairs, out):  # type: ignore[no-untyped-def]
+    """Cosine minus one of the two float32 rows of each pair, calculated in float64."""
     for entry in range(len(pairs)):
-        out[entry] = _closeness(rows, half, pairs[entry, 0], pairs[entry, 1])
+        out[entry] = _cosine_minus_one(rows, half, pairs[entry, 0], pairs[entry, 1])
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc"})
@@ -249,8 +261,8 @@ def settle(  # type: ignore[no-untyped-def]
     top,  # the strip that the pairs are of
     stored,  # int32 (entries,): see `column_bits`
     values,
-    edges,  # of the zones of single precision around the known thresholds, as `cells` returns them
-    passed,  # thresholds below a pair above so many of these zones
+    edges,  # of the intervals of single precision around the known thresholds, as `cells` returns them
+    passed,  # thresholds below a pair above so many of these intervals
     fine_edges,  # float64: the same for a double-precision product of single-precision rows
     fine_passed,
     histogram,  # int64 (classes, thresholds + 1): counted in place
@@ -271,7 +283,7 @@ def settle(  # type: ignore[no-untyped-def]
     count = 0
     for entry in range(doubtful):
         first, second = left_over[entry, 0], left_over[entry, 1]
-        found = np.searchsorted(fine_edges, _closeness(rows, half, first, second), side="right")
+        found = np.searchsorted(fine_edges, _cosine_minus_one(rows, half, first, second), side="right")
         if found & 1:
             left_over[count, 0], left_over[count, 1] = first, second
             count += 1

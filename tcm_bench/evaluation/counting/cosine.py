@@ -101,7 +101,7 @@ def product_error(dim: int, precision: float) -> float:
 
 
 def single_error(dim: int, largest: float) -> float:
-    """Bound on how far a closeness in float32 lies from that of the rows, of which none is longer than ``largest``.
+    """Bound on how far a cosine minus one in float32 lies from that of the rows, none longer than ``largest``.
 
     It is a product less half of both squares; of these halves and their subtraction come four and a half roundings.
     """

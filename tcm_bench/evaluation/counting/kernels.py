@@ -1,10 +1,9 @@
 """What is done to one tile of cosines: by compiled loops on a CPU, by tensor operations on any device.
 
-Both answer the same questions and both are exact about what they leave open, so their counts are equal.
+Both answer the same request and both are exact about what they leave open, so their counts are equal.
 """
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -14,17 +13,18 @@ from torch import Tensor
 
 from tcm_bench.evaluation.counting import halves
 from tcm_bench.evaluation.counting.cosine import halves_error, single_error
+from tcm_bench.evaluation.counting.thresholds import BinEdges
 
 PAIRS_AT_ONCE = 2**16
-PAIRS_ASIDE = 2**20
+PAIRS_DEFERRED = 2**20
 
 
 class Rows(NamedTuple):
     """A set whose rows are sorted by class.
 
-    The closeness of two rows is their cosine less 1, from -2 to 0: the product of what is left of them once a common
-    vector is taken off, less half the square of both norms. Where all rows lie close together, little is left, and
-    its rounding is as small.
+    The cosine minus one of two rows, from -2 to 0, is the product of what is left of them once a common vector is
+    taken off, less half the square of both norms. Where all rows lie close together, little is left, and its rounding
+    is as small.
 
     Attributes:
         single: What is left of the unit rows in float32.
@@ -47,13 +47,13 @@ class Rows(NamedTuple):
         """Which of the rows ``queries`` is a query, each with which of the rows ``gallery`` is in the gallery."""
         return (self.roles[queries] & 1).bool()[:, None] & (self.roles[gallery] & 2).bool()
 
-    def closeness(self, pairs: Int[Tensor, "pairs 2"]) -> Float[Tensor, " pairs"]:
-        """Closeness of the two rows of each pair, calculated in float64."""
+    def cosine_minus_one(self, pairs: Int[Tensor, "pairs 2"]) -> Float[Tensor, " pairs"]:
+        """Of the two rows of each pair, calculated in float64."""
         if self.single.device.type == "cpu":
             from tcm_bench.evaluation.counting import compiled
 
             out = np.empty(len(pairs))
-            compiled.closeness(self.single.numpy(), self.half.numpy(), pairs.numpy(), out)
+            compiled.cosine_minus_one(self.single.numpy(), self.half.numpy(), pairs.numpy(), out)
             return torch.from_numpy(out)
         found = []
         for first, second in (part.long().unbind(1) for part in pairs.split(PAIRS_AT_ONCE)):
@@ -69,31 +69,31 @@ def count(histogram: Int[Tensor, "classes places"], classes: Tensor, places: Ten
     histogram.view(-1).index_add_(0, cell, torch.ones_like(cell))
 
 
-class Questions(NamedTuple):
-    """What a pass asks of every pair of two classes, on the axis of closeness.
+class ScanRequest(NamedTuple):
+    """What a pass asks of every pair of two classes, on the axis of the cosine minus one.
 
     Attributes:
-        edges: Increasing ends of disjoint zones, two a zone, in which a threshold may lie. A pair outside all of
-            them is counted by the zones below it, one inside is put aside.
-        near: For each item as a query the single-precision closeness from which another item may come before its
-            nearest positive; infinite to ask nothing.
-        nearer: That above which it certainly does.
-        enough: How many items before the nearest positive are told apart: any more are as many.
+        edges: Increasing ends of disjoint intervals, two an interval, in which a threshold may lie. A pair outside
+            all of them is counted by the intervals below it, one inside is deferred.
+        maybe_above: For each item as a query the float32 value from which another item may come before its nearest
+            positive; infinite to ask nothing.
+        surely_above: That above which it certainly does.
+        max_rank: How many items before the nearest positive are told apart: any more are as many.
     """
 
     edges: Float[Tensor, " edges"]
-    near: Float[Tensor, " items"]
-    nearer: Float[Tensor, " items"]
-    enough: int
+    maybe_above: Float[Tensor, " items"]
+    surely_above: Float[Tensor, " items"]
+    max_rank: int
 
 
-class Aside(NamedTuple):
-    """Pairs of a strip that single precision does not decide.
+class DeferredPairs(NamedTuple):
+    """Pairs of a strip that float32 does not decide.
 
     Attributes:
         top: The strip's first row.
-        stored: int32, pairs inside a zone: the row in the strip and, in the lower :func:`column_bits`, the column.
-        values: float32, their closeness.
+        stored: int32, pairs inside an interval: the row in the strip and, in the lower :func:`column_bits`, the column.
+        values: float32, their cosines minus one.
         doubtful: int32, a query and the item that may come before its nearest positive.
     """
 
@@ -113,18 +113,6 @@ def column_bits(items: int) -> int:
     return items.bit_length()
 
 
-class Scale(NamedTuple):
-    """Known thresholds on the axis of closeness, as far as a precision can tell.
-
-    Attributes:
-        edges: Increasing ends of the disjoint zones in which it cannot, two a zone.
-        passed: For each number of zones below a pair, the thresholds below it.
-    """
-
-    edges: Float[Tensor, " edges"]
-    passed: Int[Tensor, " places"]
-
-
 class Buffers(NamedTuple):
     """What a thread writes to, beside its counts.
 
@@ -132,14 +120,14 @@ class Buffers(NamedTuple):
 
     Attributes:
         product: float32, room for one tile.
-        stored: int32 ``(capacity,)``: pairs inside a zone, as in `Aside`.
-        values: float32 ``(capacity,)``: their closeness.
+        stored: int32 ``(capacity,)``: pairs inside an interval, as in `DeferredPairs`.
+        values: float32 ``(capacity,)``: their cosines minus one.
         doubtful: int32 ``(capacity, 2)``: query and item that a tile does not decide.
         filled: int64 ``(2,)``: entries of ``stored`` and of ``doubtful`` in use.
         asked: uint8, room for a row of a tile, 64 columns a step: whether anything is asked of a column.
         picked: int32, the same room: the columns of which something is asked.
-        floors: float32 ``(4, width)``: by a row's role the closeness from which it is counted with a column.
-        counts: int32 ``(width, zones + 1)``: what a tile adds to the classes of its columns.
+        floors: float32 ``(4, width)``: by a row's role the value from which it is counted with a column.
+        counts: int32 ``(width, intervals + 1)``: what a tile adds to the classes of its columns.
     """
 
     product: np.ndarray
@@ -159,9 +147,10 @@ class CompiledKernel:
     Attributes:
         tile: Rows and columns that are multiplied at once unless others are asked for.
         grain: Columns begin at multiples of it.
-        histogram: int64 ``(classes, zones + 1)``: pairs of each class by the zones below them; those below
-            all zones are not counted.
-        ahead: int64 ``(items,)``: items certainly before each query's nearest positive, up to ``enough``.
+        histogram: int64 ``(classes, intervals + 1)``: pairs of each class by the intervals below them; those below
+            all intervals are not counted.
+        rank_of_first_positive: int64 ``(items,)``: items surely before each query's nearest positive, up to
+            ``max_rank``.
     """
 
     tile: ClassVar = (512, 512)
@@ -169,7 +158,7 @@ class CompiledKernel:
 
     @staticmethod
     def factors(single: Tensor, largest: float) -> tuple[Tensor, float]:
-        """The rows as they are multiplied, and how far the closeness of two may then be off.
+        """The rows as they are multiplied, and how far a cosine minus one may then be off.
 
         Args:
             single: float32 ``(items, dim)``.
@@ -179,22 +168,29 @@ class CompiledKernel:
 
         return single, single_error(single.shape[1], largest)
 
-    def __init__(self, rows: Rows, questions: Questions, tile: tuple[int, int]) -> None:
+    def __init__(self, rows: Rows, request: ScanRequest, tile: tuple[int, int]) -> None:
         from tcm_bench.evaluation.counting import compiled as loops  # compiled on first use
 
         self._loops, self._tile = loops, (tile[0], _upwards(tile[1], self.grain))
         self._rows = rows.factors.numpy(), rows.half.float().numpy()
         self._labels = rows.later.numpy(), rows.classes.numpy(), rows.roles.numpy()
-        edges = loops.cells(questions.edges.numpy())
-        near, nearer = questions.near.clone().numpy(), questions.nearer.numpy()
-        self.histogram = torch.zeros(int(rows.classes[-1]) + 1, len(questions.edges) // 2 + 1, dtype=torch.int64)
-        self.ahead = torch.zeros(len(rows.classes), dtype=torch.int64)
-        self._asked = edges, near, nearer, questions.enough, self.histogram.numpy(), self.ahead.numpy()
+        edges = loops.cells(request.edges.numpy())
+        maybe_above, surely_above = request.maybe_above.clone().numpy(), request.surely_above.numpy()
+        self.histogram = torch.zeros(int(rows.classes[-1]) + 1, len(request.edges) // 2 + 1, dtype=torch.int64)
+        self.rank_of_first_positive = torch.zeros(len(rows.classes), dtype=torch.int64)
+        self._asked = (
+            edges,
+            maybe_above,
+            surely_above,
+            request.max_rank,
+            self.histogram.numpy(),
+            self.rank_of_first_positive.numpy(),
+        )
         self._buffers = self._empty()
 
     @staticmethod
     def sample(rows: Rows, first: slice, second: slice, span: float, histogram: Tensor) -> None:
-        """Add the negative pairs of ``first`` and ``second`` to an even histogram of closeness from ``-span`` to 0."""
+        """Add the negative pairs of ``first`` and ``second`` to an even histogram from ``-span`` to 0."""
         from tcm_bench.evaluation.counting import compiled as loops
 
         tile = rows.single[first] @ rows.single[second].T
@@ -202,18 +198,18 @@ class CompiledKernel:
         loops.sample_tile(tile.numpy(), first.start, second.start, *labels, np.float32(span), histogram.numpy())
 
     @staticmethod
-    def settle(rows: Rows, aside: Aside, single: Scale, double: Scale, histogram: Tensor) -> Tensor:
+    def settle(rows: Rows, deferred: DeferredPairs, single: BinEdges, double: BinEdges, histogram: Tensor) -> Tensor:
         """Add stored pairs to a histogram by the thresholds below them; return those that neither precision decides."""
         from tcm_bench.evaluation.counting import compiled as loops
 
-        left_over = np.empty((len(aside.stored) + 1, 2), dtype=np.int32)
+        left_over = np.empty((len(deferred.stored) + 1, 2), dtype=np.int32)
         left = loops.settle(
             rows.single.numpy(),
             rows.half.numpy(),
             rows.classes.numpy(),
-            aside.top,
-            aside.stored.numpy(),
-            aside.values.numpy(),
+            deferred.top,
+            deferred.stored.numpy(),
+            deferred.values.numpy(),
             loops.cells(single.edges.numpy()),
             single.passed.numpy(),
             double.edges.numpy(),
@@ -232,8 +228,8 @@ class CompiledKernel:
         above, inside = loops.between(values.numpy(), np.float32(low), np.float32(high), entries)
         return above, torch.from_numpy(entries[:inside])
 
-    def scan(self, top: int) -> Iterator[Aside]:
-        """Count the pairs of a strip of rows with those to the right; yields what it puts aside, in parts."""
+    def scan(self, top: int) -> Iterator[DeferredPairs]:
+        """Count the pairs of a strip of rows with those to the right; yields what it defers, in parts."""
         items = len(self._labels[0])
         left = int(self._labels[0][top]) // self.grain * self.grain
         while left < items:
@@ -243,12 +239,12 @@ class CompiledKernel:
             found = self._buffers.stored[:stored], self._buffers.values[:stored], self._buffers.doubtful[:doubtful]
             if stored or doubtful:
                 self._buffers = self._empty()
-            yield Aside(top, *map(torch.from_numpy, found))
+            yield DeferredPairs(top, *map(torch.from_numpy, found))
 
     def _empty(self) -> Buffers:
         height, width = _upwards(self._tile[0], self.grain), self._tile[1]
         area, row = height * width, (width + 63) // 64 * 64
-        capacity = max(2 * area, PAIRS_ASIDE)
+        capacity = max(2 * area, PAIRS_DEFERRED)
         return Buffers(
             product=np.empty(area, dtype=np.float32),
             stored=np.empty(capacity, dtype=np.int32),
@@ -276,98 +272,5 @@ class HalvesKernel(CompiledKernel):
         return torch.from_numpy(blocks.view(cls.blocks)), halves_error(single.shape[1], largest, low, rest)
 
 
-class TensorKernel:
-    """The same by operations on whole tensors, for a GPU; see :class:`CompiledKernel`."""
-
-    tile: ClassVar = (8192, 8192)
-    factors = staticmethod(CompiledKernel.factors)
-
-    def __init__(self, rows: Rows, questions: Questions, tile: tuple[int, int]) -> None:
-        self._rows, self._questions, self._tile = rows, questions, tile
-        self.histogram = rows.later.new_zeros(
-            int(rows.classes[-1]) + 1, len(questions.edges) // 2 + 1, dtype=torch.int64
-        )
-        self.ahead = rows.later.new_zeros(len(rows.classes), dtype=torch.int64)
-
-    @staticmethod
-    def sample(rows: Rows, first: slice, second: slice, span: float, histogram: Tensor) -> None:
-        """Add the negative pairs of ``first`` and ``second`` to an even histogram of closeness from ``-span`` to 0."""
-        tile = _tile(rows, first, second)
-        met = rows.meet(first, second) | rows.meet(second, first).T
-        values = tile[met & (rows.classes[first, None] != rows.classes[second])]
-        cell = ((values / span + 1) * (len(histogram) - 1)).clamp(0, len(histogram) - 1).long()
-        histogram += cell.bincount(minlength=len(histogram))
-
-    @staticmethod
-    def settle(rows: Rows, aside: Aside, single: Scale, double: Scale, histogram: Tensor) -> Tensor:
-        """Add stored pairs to a histogram by the thresholds below them; return those that neither precision decides."""
-        place = torch.bucketize(aside.values, single.edges, right=True)
-        bucket = single.passed[place >> 1]
-        doubtful = (place & 1).nonzero()[:, 0]
-        pairs = aside.pairs(len(rows.single))
-        place = torch.bucketize(rows.closeness(pairs[doubtful]), double.edges, right=True)
-        bucket[doubtful] = double.passed[place >> 1]
-        left_over = doubtful[(place & 1).bool()]
-        decided = torch.ones_like(bucket, dtype=torch.bool)
-        decided[left_over] = False
-        for end in pairs[decided].unbind(1):
-            count(histogram, rows.classes[end.long()], bucket[decided])
-        return pairs[left_over]
-
-    @staticmethod
-    def between(values: Tensor, low: Tensor, high: Tensor) -> tuple[int, Tensor]:
-        """How many values lie above ``high``, and which lie from ``low`` to it."""
-        return int((values > high).sum()), ((values >= low) & (values <= high)).nonzero()[:, 0]
-
-    @cached_property
-    def _numbers(self) -> Tensor:
-        return torch.arange(len(self._rows.classes), dtype=torch.int32, device=self._rows.classes.device)
-
-    def scan(self, top: int) -> Iterator[Aside]:
-        """Count the pairs of a strip of rows with those to the right; yields what each tile puts aside."""
-        for left in range(int(self._rows.later[top]), len(self._rows.later), self._tile[1]):
-            yield self._scan_tile(top, left)
-
-    def _scan_tile(self, top: int, left: int) -> Aside:
-        _, near, nearer, enough = self._questions
-        rows, columns = slice(top, top + self._tile[0]), slice(left, left + self._tile[1])
-        tile = _tile(self._rows, rows, columns)
-        tile.masked_fill_(self._numbers[columns] < self._rows.later[rows, None], -torch.inf)
-        forward, backward = self._rows.meet(rows, columns), self._rows.meet(columns, rows)
-        inside, values = self._count(tile.masked_fill(~(forward | backward.T), -torch.inf), rows, columns)
-        stored = inside[0] << column_bits(len(self._numbers)) | left + inside[1]
-        doubtful = []
-        for query, other, both_ways, met in ((rows, columns, tile, forward), (columns, rows, tile.T, backward)):
-            asked = (self.ahead[query] < enough)[:, None]
-            closeness = both_ways.masked_fill(~met, -torch.inf)
-            certain = closeness > nearer[query, None]
-            doubt = asked & (closeness >= near[query, None]) & ~certain
-            self.ahead[query] += certain.sum(dim=1) * asked[:, 0]
-            doubtful.append(self._pairs(doubt, query, other))
-        return Aside(top, stored.int(), values, torch.cat(doubtful))
-
-    def _count(self, tile: Tensor, rows: slice, columns: slice) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Add to the histogram; return the entries inside a zone and their closeness."""
-        if not len(self._questions.edges):
-            return torch.zeros_like(tile, dtype=torch.bool).nonzero(as_tuple=True), tile.new_empty(0)
-        place = torch.bucketize(tile, self._questions.edges, right=True, out_int32=True)
-        inside = (place & 1).bool()
-        first, second = ((place > 0) & ~inside).nonzero(as_tuple=True)
-        zones = place[first, second].long() >> 1
-        for ends, numbers in ((rows, first), (columns, second)):
-            count(self.histogram, self._rows.classes[ends][numbers], zones)
-        return inside.nonzero(as_tuple=True), tile[inside]
-
-    def _pairs(self, chosen: Tensor, rows: slice, columns: slice) -> Tensor:
-        first, second = chosen.nonzero(as_tuple=True)
-        return torch.stack([self._numbers[rows][first], self._numbers[columns][second]], dim=1)
-
-
 def _upwards(number: int, grain: int) -> int:
     return -(-number // grain) * grain
-
-
-def _tile(rows: Rows, first: slice, second: slice) -> Float[Tensor, "first second"]:
-    """Closeness in single precision."""
-    half = rows.half.float()
-    return rows.single[first] @ rows.single[second].T - half[first, None] - half[second]

@@ -10,30 +10,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from largest import Largest
 
+from tcm_bench.evaluation.counting import order_statistics, positives, prepared, workers
 from tcm_bench.evaluation.counting import scan as pair_scan
 from tcm_bench.evaluation.counting.cosine import Cosines
-from tcm_bench.evaluation.counting.kernels import Aside, CompiledKernel, column_bits
-from tcm_bench.evaluation.counting.scan import PairScan, TooMany, zones
+from tcm_bench.evaluation.counting.kernels import CompiledKernel, DeferredPairs, column_bits
+from tcm_bench.evaluation.counting.order_statistics import Sample, ranked
+from tcm_bench.evaluation.counting.scan import PairScan, TooManyPairs
+from tcm_bench.evaluation.counting.thresholds import threshold_intervals
 
 AXES = ["distance", "similarity"]
 
 
-def grid(costs, steps=13):
-    return torch.linspace(float(costs[0]), float(costs[1]), steps, dtype=torch.float64)
+def grid(costs, num_thresholds=13):
+    return torch.linspace(float(costs[0]), float(costs[1]), num_thresholds, dtype=torch.float64)
 
 
 def ranks_of(negatives):
     return [-(-negatives // 100), -(-negatives // 10), -(-negatives // 1000)]
 
 
-def answers(scan, enough=5):
-    costs, counts, ahead = scan.calibrated(ranks_of(scan.num_negative), grid, enough)
-    return Answers(costs, counts.accepted_positives, counts.accepted_negatives, ahead)
+def answers(scan, max_rank=5):
+    costs, counts, rank_of_first_positive = scan.calibrated(ranks_of(scan.num_negative), grid, max_rank)
+    return Answers(costs, counts.accepted_positives, counts.accepted_negatives, rank_of_first_positive)
 
 
-def brute_answers(x, y, axis="distance", enough=5, **roles):
+def brute_answers(x, y, axis="distance", max_rank=5, **roles):
     brute = BruteForce(x, y, axis, **roles)
-    return brute.answers(ranks_of(len(brute.negatives)), grid, enough)
+    return brute.answers(ranks_of(len(brute.negatives)), grid, max_rank)
 
 
 def same(a, b):
@@ -63,14 +66,14 @@ def test_tiles_order_and_names_leave_every_bit(kind, kernel):
     names = torch.randperm(10**6, generator=generator)[:12].sort().values - 10**5  # gaps, and some below zero
     moved = answers(PairScan(x[order], names[y[order]], kernel=kernel))
     if kind == "clustered":  # elsewhere equally near items come in another order
-        assert moved.ahead.equal(expected.ahead[order])
+        assert moved.rank_of_first_positive.equal(expected.rank_of_first_positive[order])
     assert same(moved[:3], expected[:3])
     # The same set with its classes in another order: rows of the counts move with them.
     shuffled = torch.randperm(12, generator=generator)
     renamed = answers(PairScan(x, shuffled[y], kernel=kernel))
     assert renamed.accepted_negatives[shuffled].equal(expected.accepted_negatives)
     assert renamed.accepted_positives[shuffled].equal(expected.accepted_positives)
-    assert renamed.ahead.equal(expected.ahead)
+    assert renamed.rank_of_first_positive.equal(expected.rank_of_first_positive)
 
 
 @settings(deadline=None, max_examples=40, derandomize=True)
@@ -95,14 +98,14 @@ def test_small_sets_with_any_roles_equal_the_brute_force(kind, items, dim, class
     expected = brute_answers(x, y, axis, **chosen)
     got = answers(PairScan(x, y, axis=axis, kernel=kernel, tile=tile, **chosen))
     assert same(got[:3], expected[:3])
-    assert got.ahead[~query if roles else slice(0)].eq(5).all()
-    assert got.ahead.equal(expected.ahead)
+    assert got.rank_of_first_positive[~query if roles else slice(0)].eq(5).all()
+    assert got.rank_of_first_positive.equal(expected.rank_of_first_positive)
 
 
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_many_thresholds_are_told_apart(kernel, axis):
-    """More zones than a table of 16 bits can count."""
+    """More intervals than a table of 16 bits can count."""
     x, y = drawn("random", 16, 3, 4)
     thresholds = torch.linspace(-1.1, 2.1, 20101, dtype=torch.float64)
     thresholds[[0, -1]] = torch.tensor([-torch.inf, torch.inf], dtype=torch.float64)
@@ -164,11 +167,11 @@ def test_a_duplicate_of_the_query_in_the_gallery_is_found_and_the_query_is_not()
     y = torch.tensor([5, 5, 5, 9])
     query, gallery = torch.tensor([True, False, False, False]), torch.tensor([True, True, True, True])
     # Of the two duplicates 1 and 3 the lower index is first; a query in the gallery is not its own neighbor.
-    assert PairScan(x, y, query=query, gallery=gallery).ahead(9).tolist() == [0, 9, 9, 9]
+    assert PairScan(x, y, query=query, gallery=gallery).rank_of_first_positive(9).tolist() == [0, 9, 9, 9]
     gallery[1] = False
-    assert PairScan(x, y, query=query, gallery=gallery).ahead(9).tolist() == [1, 9, 9, 9]
+    assert PairScan(x, y, query=query, gallery=gallery).rank_of_first_positive(9).tolist() == [1, 9, 9, 9]
     gallery[2] = False
-    assert PairScan(x, y, query=query, gallery=gallery).ahead(9).tolist() == [9, 9, 9, 9]
+    assert PairScan(x, y, query=query, gallery=gallery).rank_of_first_positive(9).tolist() == [9, 9, 9, 9]
 
 
 # -- paths that are taken seldom ------------------------------------------------------------------------------------
@@ -176,26 +179,26 @@ def test_a_duplicate_of_the_query_in_the_gallery_is_found_and_the_query_is_not()
 
 @pytest.fixture
 def scans(monkeypatch):
-    """What each pass was asked: zones or thresholds, and how far to look for nearest positives."""
-    asked, scan = [], PairScan._scan
+    """What each pass was asked: intervals or thresholds, and how far to look for nearest positives."""
+    asked, scan = [], PairScan.scan
 
-    def noted(self, zones, enough=0):
-        asked.append((zones, enough))
-        return scan(self, zones, enough)
+    def noted(self, asked_of, max_rank=0):
+        asked.append((asked_of, max_rank))
+        return scan(self, asked_of, max_rank)
 
-    monkeypatch.setattr(PairScan, "_scan", noted)
+    monkeypatch.setattr(PairScan, "scan", noted)
     return asked
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("axis", AXES)
 def test_a_prediction_that_is_wrong_costs_a_pass_and_no_digit(axis, kernel, monkeypatch, scans):
-    """The zone of the first rank is too low, but meets zones of the grid that hold it; those meet no others."""
+    """The interval of the first rank is too low, but meets intervals of the grid that hold it; those meet no others."""
     x, y = drawn("random", 300, 16, 5)
     expected = brute_answers(x, y, axis)
     low, high, lowest = expected.costs.tolist()
     step = (high - low) / 12
-    predicted, certainties = PairScan._predicted, []
+    predicted, certainties = Sample.costs, []
 
     def wrong(self, ranks, certainty):
         certainties.append(certainty)
@@ -204,15 +207,15 @@ def test_a_prediction_that_is_wrong_costs_a_pass_and_no_digit(axis, kernel, monk
         ends = (low - 3 * step, high - step / 1e4, lowest), (low - step, high + step / 1e4, lowest)
         return torch.tensor(ends, dtype=torch.float64).unbind(0)
 
-    monkeypatch.setattr(PairScan, "_predicted", wrong)
+    monkeypatch.setattr(Sample, "costs", wrong)
     assert same(answers(PairScan(x, y, axis=axis, kernel=kernel)), expected)
     assert certainties == [4.0, 16.0]
-    assert [enough for _, enough in scans] == [5, 0]  # what is known is not searched again
+    assert [max_rank for _, max_rank in scans] == [5, 0]  # what is known is not searched again
 
 
-def test_a_rank_outside_its_predicted_zone_is_searched_again(monkeypatch, scans):
+def test_a_rank_outside_its_predicted_interval_is_searched_again(monkeypatch, scans):
     x, y = drawn("random", 300, 16, 5)
-    predicted, tries = PairScan._predicted, []
+    predicted, tries = Sample.costs, []
 
     def wrong(self, ranks, certainty):
         tries.append(certainty)
@@ -220,14 +223,14 @@ def test_a_rank_outside_its_predicted_zone_is_searched_again(monkeypatch, scans)
         off = (0.2, -0.2, 0.0)[len(tries) - 1]
         return low + off, high + off
 
-    monkeypatch.setattr(PairScan, "_predicted", wrong)
+    monkeypatch.setattr(Sample, "costs", wrong)
     assert same(answers(PairScan(x, y)), brute_answers(x, y))
     assert len(scans) == 3
 
 
-def put_aside(pairs, values):
+def stored_pairs(pairs, values):
     """Pairs of a set of 30 in one strip."""
-    return Aside(0, pairs[:, 0] << column_bits(30) | pairs[:, 1], values, pairs[:0])
+    return DeferredPairs(0, pairs[:, 0] << column_bits(30) | pairs[:, 1], values, pairs[:0])
 
 
 def test_a_pair_of_a_rank_is_found_whatever_rounding_did_within_the_margin():
@@ -239,39 +242,39 @@ def test_a_pair_of_a_rank_is_found_whatever_rounding_did_within_the_margin():
     for _ in range(5):
         signs = torch.randint(0, 2, (len(pairs),), generator=generator) * 2 - 1
         values = (exact - 1 + 0.9 * scan.margin * signs).float()  # which moves them, too
-        kept = [put_aside(pairs[part], values[part]) for part in (slice(0, 100), slice(100, None))]
+        kept = [stored_pairs(pairs[part], values[part]) for part in (slice(0, 100), slice(100, None))]
         for rank in (1, 2, 40, 41, 200, 400, len(pairs)):
             assert (
-                scan._ranked(kept, torch.tensor([-2.0, 2.0]), values, rank)
+                ranked(scan, kept, torch.tensor([-2.0, 2.0]), values, rank)
                 == exact.sort(descending=True).values[rank - 1]
             )
 
 
 @pytest.mark.parametrize("rank", [1, 50, 100])
-def test_pairs_of_another_zone_take_no_rank(rank):
+def test_pairs_of_another_interval_take_no_rank(rank):
     x, y = drawn("random", 30, 3, 4)
     scan = PairScan(x, y)
-    scan.margin = 0.1  # reaches beyond the zone
+    scan.margin = 0.1  # reaches beyond the interval
     pairs = torch.triu_indices(30, 30, 1, dtype=torch.int32).T.contiguous()
     exact, order = scan.cosines.pairs(*pairs.long().unbind(1)).sort(descending=True)
-    closeness = (exact - 1).float()
-    kept = [put_aside(pairs[order], closeness)]
-    assert scan._ranked(kept, closeness[[249, 150]], closeness[150:250], rank) == exact[150 + rank - 1]
+    values = (exact - 1).float()
+    kept = [stored_pairs(pairs[order], values)]
+    assert ranked(scan, kept, values[[249, 150]], values[150:250], rank) == exact[150 + rank - 1]
 
 
 @pytest.mark.parametrize("beside", [-1, 1])
-def test_a_zone_that_ends_just_before_the_rank_is_too_small(beside, monkeypatch, scans):
+def test_a_interval_that_ends_just_before_the_rank_is_too_small(beside, monkeypatch, scans):
     x, y = drawn("random", 30, 3, 4)
     costs = BruteForce(x, y).negatives
     gaps = torch.minimum(costs[1:-1] - costs[:-2], costs[2:] - costs[1:-1])
     place = int(gaps.argmax()) + 1  # far from both its neighbors
-    predicted = PairScan._predicted
+    predicted = Sample.costs
 
     def wrong(self, ranks, certainty):
         alone = costs[[place + beside] * 2]
         return predicted(self, ranks, certainty) if len(scans) else (alone - 1e-9, alone + 1e-9)
 
-    monkeypatch.setattr(PairScan, "_predicted", wrong)
+    monkeypatch.setattr(Sample, "costs", wrong)
     found = PairScan(x, y).calibrated([place + 1, place + 1], lambda costs: costs)[0]
     assert found.equal(costs[[place, place]])
     assert len(scans) == 2
@@ -281,7 +284,7 @@ def test_a_zone_that_ends_just_before_the_rank_is_too_small(beside, monkeypatch,
 @pytest.mark.parametrize("certainty", [1e-6, 0.3])
 def test_an_overconfident_prediction_changes_nothing(certainty, kind, monkeypatch):
     monkeypatch.setattr(pair_scan, "CERTAINTY", certainty)
-    monkeypatch.setattr(pair_scan, "SMALLEST_SAMPLE", 1)
+    monkeypatch.setattr(order_statistics, "SMALLEST_SAMPLE", 1)
     for axis in AXES:
         x, y = drawn(kind, 200, 12, 9)
         assert same(answers(PairScan(x, y, axis=axis, tile=(8, 64))), brute_answers(x, y, axis))
@@ -290,7 +293,7 @@ def test_an_overconfident_prediction_changes_nothing(certainty, kind, monkeypatc
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("kind", ["random", "ties", "identical"])
-def test_without_room_to_put_pairs_aside_they_are_counted(kind, kernel, axis, monkeypatch, scans):
+def test_without_room_to_defer_pairs_they_are_counted(kind, kernel, axis, monkeypatch, scans):
     monkeypatch.setattr(pair_scan, "LARGEST_STORE", 0)
     x, y = drawn(kind, 40, 3, 4)
     assert same(answers(PairScan(x, y, axis=axis, kernel=kernel, tile=(16, 16))), brute_answers(x, y, axis))
@@ -321,10 +324,10 @@ class Asked(Exception):
 def test_one_pass_is_enough_for_a_large_set_with_a_flat_spectrum(kernel, monkeypatch):
     """The size of a benchmark, where all cosines lie close together; the pass itself would take too long here."""
 
-    def told(self, asked, enough=0):
+    def told(self, asked, max_rank=0):
         raise Asked(len(asked.of))
 
-    monkeypatch.setattr(PairScan, "_scan", told)
+    monkeypatch.setattr(PairScan, "scan", told)
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(60_868) % 11_316
     centers = torch.randn(11_316, 512, generator=generator)
@@ -335,7 +338,7 @@ def test_one_pass_is_enough_for_a_large_set_with_a_flat_spectrum(kernel, monkeyp
 
 def test_strips_are_so_low_that_a_stored_pair_takes_31_bits(monkeypatch):
     x, y = drawn("random", 100, 4, 6)
-    monkeypatch.setattr(pair_scan, "column_bits", lambda items: 28)
+    monkeypatch.setattr(prepared, "column_bits", lambda items: 28)
     scan = PairScan(x, y)
     assert scan.tile[0] == 8
     assert same(answers(scan), brute_answers(x, y))
@@ -346,39 +349,43 @@ def test_with_little_room_the_range_is_found_first_and_counts_come_second(kernel
     x, y = drawn("random", 200, 16, 5)
     monkeypatch.setattr(pair_scan, "LARGEST_STORE", 400)
     assert same(answers(PairScan(x, y, kernel=kernel)), brute_answers(x, y))
-    assert [type(asked).__name__ for asked, _ in scans] == ["Zones", "Known"]
+    assert [type(asked).__name__ for asked, _ in scans] == ["ThresholdIntervals", "FixedThresholds"]
 
 
 @pytest.mark.parametrize("kept", [0, 2**25])
 def test_cosines_inside_classes_are_kept_or_computed_again(kept, monkeypatch):
-    monkeypatch.setattr(pair_scan, "LARGEST_KEPT", kept)
-    monkeypatch.setattr(pair_scan, "STRIP", 100)  # classes are cut by queries and by number
+    monkeypatch.setattr(positives, "LARGEST_KEPT", kept)
+    monkeypatch.setattr(positives, "STRIP", 100)  # classes are cut by queries and by number
     x, y = drawn("tail", 120, 6, 30)
     scan = PairScan(x, y)
     assert same(answers(scan), brute_answers(x, y))
-    assert (scan._strips() is scan._strips()) == bool(kept)
+    assert (scan._positives._strips() is scan._positives._strips()) == bool(kept)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("enough", [1, 2, 7, 1000])
-def test_counting_ends_at_enough(enough, kernel):
+@pytest.mark.parametrize("max_rank", [1, 2, 7, 1000])
+def test_counting_ends_at_enough(max_rank, kernel):
     x, y = drawn("random", 90, 3, 30)
-    assert PairScan(x, y, kernel=kernel, tile=(8, 8)).ahead(enough).equal(BruteForce(x, y).ahead(enough))
+    assert (
+        PairScan(x, y, kernel=kernel, tile=(8, 8))
+        .rank_of_first_positive(max_rank)
+        .equal(BruteForce(x, y).rank_of_first_positive(max_rank))
+    )
 
 
-def test_zones_that_meet_are_one_and_others_are_not():
+def test_intervals_that_meet_are_one_and_others_are_not():
     low, high = torch.tensor([0.5, 0.1, 0.15, 0.9]).double(), torch.tensor([0.6, 0.2, 0.3, 0.9]).double()
-    found = zones(low, high, 0.01)
+    found = threshold_intervals(low, high, 0.01)
     assert found.of.tolist() == [1, 0, 0, 2]
     assert found.edges.tolist() == pytest.approx([0.09, 0.31, 0.49, 0.61, 0.89, 0.91], abs=1e-6)
-    assert found.passed().tolist() == [0, 2, 3, 4]
+    assert found.bin_edges().passed.tolist() == [0, 2, 3, 4]
     exact = torch.stack([low - 0.01, high + 0.01], dim=1)[[1, 2, 0, 3]]
     assert (found.edges[::2].double() < exact[[0, 2, 3], 0]).all()  # outwards
     assert (found.edges[1::2].double() > exact[[1, 2, 3], 1]).all()
 
 
-def test_a_zone_inside_another_does_not_end_it():
-    found = zones(torch.tensor([0.0, 0.1, 0.7]).double(), torch.tensor([0.8, 0.2, 0.75]).double(), 0.0)
+def test_a_interval_inside_another_does_not_end_it():
+    found = threshold_intervals(torch.tensor([0.0, 0.1, 0.7]).double(), torch.tensor([0.8, 0.2, 0.75]).double(), 0.0)
     assert found.of.tolist() == [0, 0, 0]
     assert len(found.edges) == 2
 
@@ -434,7 +441,7 @@ def test_an_error_in_a_thread_comes_out_and_leaves_the_settings(error, monkeypat
     torch.set_float32_matmul_precision("medium")
     try:
         with pytest.raises(error, match="here"):
-            PairScan(x, y, tile=(1, 200)).ahead(1)
+            PairScan(x, y, tile=(1, 200)).rank_of_first_positive(1)
         assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (2, "medium")
     finally:
         torch.set_num_threads(1)
@@ -446,9 +453,10 @@ def test_an_error_in_a_thread_comes_out_and_leaves_the_settings(error, monkeypat
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_no_tensor_grows_with_the_pairs(kernel, monkeypatch):
     """Threads are not watched by the mode, so that they are called in its own."""
-    monkeypatch.setattr(PairScan, "_in_threads", lambda self, work, stop: [work()])
-    monkeypatch.setattr(pair_scan, "SAMPLE_BINS", 2**10)
-    monkeypatch.setattr(pair_scan, "SMALLEST_SAMPLE", 1)
+    for module in (workers, order_statistics):
+        monkeypatch.setattr(module, "in_threads", lambda work, device, stop=None: [work()])
+    monkeypatch.setattr(order_statistics, "SAMPLE_BINS", 2**10)
+    monkeypatch.setattr(order_statistics, "SMALLEST_SAMPLE", 1)
     x, y = drawn("random", 900, 4, 90)
     with Largest() as largest:
         answers(PairScan(x, y, tile=(64, 64), kernel=kernel))
@@ -464,8 +472,8 @@ def test_no_tensor_grows_with_the_pairs(kernel, monkeypatch):
 def test_smallest_sets(kernel):
     x = torch.eye(2)
     one, two = (PairScan(x, torch.tensor(labels), kernel=kernel) for labels in ([4, 4], [4, -4]))
-    assert (one.num_positive, one.num_negative, one.ahead(3).tolist()) == (1, 0, [0, 0])
-    assert (two.num_positive, two.num_negative, two.ahead(3).tolist()) == (0, 1, [3, 3])
+    assert (one.num_positive, one.num_negative, one.rank_of_first_positive(3).tolist()) == (1, 0, [0, 0])
+    assert (two.num_positive, two.num_negative, two.rank_of_first_positive(3).tolist()) == (0, 1, [3, 3])
     assert two.calibrated([1, 1], grid, 3)[0].tolist() == [2**0.5] * 2
 
 
@@ -490,22 +498,22 @@ def test_the_caller_keeps_the_rows_as_they_were():
 @pytest.mark.parametrize("kind", ["random", "clustered", "falling", "collapsed", "identical"])
 @pytest.mark.parametrize("dim", [2, 1000])
 @pytest.mark.parametrize("around", [0.0, 1.0, 1e3, 1e7])
-def test_closeness_is_within_the_bound_of_the_margin(kind, dim, around, kernel):
+def test_values_is_within_the_bound_of_the_margin(kind, dim, around, kernel):
     """What makes the counts exact: neither precision is further from the exact cosine than its margin."""
     x, y = drawn(kind, 60, dim, 5)
     scan = PairScan(x + around, y, kernel=kernel)
     exact = Cosines((x + around)[scan.order]).tile(slice(0, 60), slice(0, 60)) - 1
     rows = scan.rows
-    everywhere = zones(torch.tensor([-2.1]).double(), torch.tensor([0.1]).double(), 0.0)
-    kept = scan._scan(everywhere).kept
-    assert sum(len(aside.stored) for aside in kept) == scan.num_negative
-    for aside in kept:
-        first, second = aside.pairs(60).long().unbind(1)
-        assert (aside.values.double() - exact[first, second]).abs().max() <= scan.margin
+    everywhere = threshold_intervals(torch.tensor([-2.1]).double(), torch.tensor([0.1]).double(), 0.0)
+    kept = scan.scan(everywhere).deferred
+    assert sum(len(deferred.stored) for deferred in kept) == scan.num_negative
+    for deferred in kept:
+        first, second = deferred.pairs(60).long().unbind(1)
+        assert (deferred.values.double() - exact[first, second]).abs().max() <= scan.margin
     assert (exact >= -scan.span).all()
     pairs = torch.triu_indices(60, 60, 1, dtype=torch.int32).T.contiguous()
-    closeness = rows.closeness(pairs)
-    assert (closeness - exact[pairs[:, 0].long(), pairs[:, 1].long()]).abs().max() <= scan.fine_margin
+    values = rows.cosine_minus_one(pairs)
+    assert (values - exact[pairs[:, 0].long(), pairs[:, 1].long()]).abs().max() <= scan.fine_margin
 
 
 def test_the_margin_shrinks_with_the_rows():
@@ -528,6 +536,6 @@ def test_rows_that_lie_close_together_are_counted_exactly(around, axis, kernel, 
 def test_too_many_is_never_seen_outside(monkeypatch):
     monkeypatch.setattr(pair_scan, "LARGEST_STORE", 0)
     scan = PairScan(*drawn("identical", 20, 3, 4))
-    with pytest.raises(TooMany):
-        scan._scan(zones(torch.tensor([-2.0]).double(), torch.tensor([0.0]).double(), scan.margin))
+    with pytest.raises(TooManyPairs):
+        scan.scan(threshold_intervals(torch.tensor([-2.0]).double(), torch.tensor([0.0]).double(), scan.margin))
     answers(scan)

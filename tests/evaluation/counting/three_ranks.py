@@ -39,8 +39,8 @@ def cases():
 def flat(result):
     """Every number of an evaluation."""
     consistency = result.consistency
-    numbers = [consistency.opis, consistency.eps_opis, consistency.d_min, consistency.d_max]
-    numbers += [consistency.num_positive_pairs, consistency.num_negative_pairs, *result.tpr_at_far.values()]
+    numbers = [consistency.opis, consistency.eps_opis, consistency.threshold_low, consistency.threshold_high]
+    numbers += [consistency.num_positive_pairs, consistency.num_negative_pairs, *result.tar_at_far.values()]
     tables = (result.recall, result.queries, result.hits, consistency.utilities, *consistency.curves)
     return [torch.tensor(numbers, dtype=torch.float64), *tables]
 
@@ -50,7 +50,7 @@ def evaluations(group):
     for name, pair_scan.LARGEST_STORE, kind, arguments in cases():
         x, y = drawn(kind, ITEMS, 6, 9)
         arguments = {"tile": (17, 32)} | arguments
-        result = evaluate(x, y, ks=(1, 3), steps=9, eps=0.3, far_levels=(0.05, 0.5), group=group, **arguments)
+        result = evaluate(x, y, ks=(1, 3), num_thresholds=9, eps=0.3, far_levels=(0.05, 0.5), group=group, **arguments)
         found[name] = flat(result)
     pair_scan.LARGEST_STORE = STORE
     return found
