@@ -22,7 +22,7 @@ from tcm_bench.data.transforms import ImageTransform
 log = logging.getLogger(__name__)
 
 
-class Draw(NamedTuple):
+class BatchIndices(NamedTuple):
     """What a sampler asks of the dataset: the rows of one batch, and the epoch they are for."""
 
     epoch: int
@@ -55,25 +55,25 @@ class TableDataset(Dataset[Batch]):
         """Number of items."""
         return len(self.table)
 
-    def __getitem__(self, draw: Draw) -> Batch:
-        """The batch of ``draw.rows``, in their order."""
-        rows = np.asarray(draw.rows)
+    def __getitem__(self, indices: BatchIndices) -> Batch:
+        """The batch of ``indices.rows``, in their order."""
+        rows = np.asarray(indices.rows)
         if isinstance(self.table, FeatureTable):
             inputs = torch.from_numpy(np.asarray(self.table.features[rows], dtype=np.float32))
         else:
-            inputs = self._images(draw)
+            inputs = self._images(indices)
         return Batch(inputs, torch.from_numpy(self.table.labels[rows]), torch.from_numpy(rows))
 
-    def _images(self, draw: Draw) -> Tensor:
+    def _images(self, indices: BatchIndices) -> Tensor:
         """The images of a batch, each written to its place while it is fresh."""
         assert self.transform is not None
         side = self.transform.size_px
-        images = torch.empty((len(draw.rows), 3, side, side), dtype=torch.uint8, memory_format=torch.channels_last)
+        images = torch.empty((len(indices.rows), 3, side, side), dtype=torch.uint8, memory_format=torch.channels_last)
         if get_worker_info() is not None:
             images.share_memory_()  # now, empty: it would be copied on its way out of the worker
         with torch.random.fork_rng(devices=[]):
-            for place, row in zip(images, draw.rows, strict=True):
-                place.copy_(self._image(draw.epoch, row))
+            for place, row in zip(images, indices.rows, strict=True):
+                place.copy_(self._image(indices.epoch, row))
         return images
 
     def _image(self, epoch: int, row: int) -> Tensor:
@@ -92,7 +92,7 @@ class Draws(SequentialSampler):
     """
 
     @abstractmethod
-    def __iter__(self) -> Iterator[Draw]:  # type: ignore[override]  # an element is a whole batch, not a row
+    def __iter__(self) -> Iterator[BatchIndices]:  # type: ignore[override]  # an element is a whole batch, not a row
         """The batches."""
 
 
@@ -119,12 +119,12 @@ class TrainingDraws(Draws):
         """Choose the epoch that the next iteration yields."""
         self.batches.set_epoch(0 if self.always_first else epoch)
 
-    def __iter__(self) -> Iterator[Draw]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[BatchIndices]:  # type: ignore[override]
         """The epoch's batches."""
-        return (Draw(self.batches.epoch, rows) for rows in self.batches)
+        return (BatchIndices(self.batches.epoch, rows) for rows in self.batches)
 
 
-class EvaluationDraws(Draws):
+class EvaluationBatches(Draws):
     """Every row once, in order, cut into near-equal batches: the same number on every rank.
 
     The number must be the same because a forward pass may synchronise ranks. No row is repeated, except where
@@ -143,9 +143,9 @@ class EvaluationDraws(Draws):
         """Number of batches."""
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[Draw]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[BatchIndices]:  # type: ignore[override]
         """The batches."""
-        return (Draw(0, rows) for rows in self.batches)
+        return (BatchIndices(0, rows) for rows in self.batches)
 
 
 class RetrievalData(L.LightningDataModule):
@@ -282,9 +282,9 @@ class RetrievalData(L.LightningDataModule):
             always_first=getattr(self.trainer, "overfit_batches", 0) > 0,
         )
 
-    def _evaluation_draws(self, rows: np.ndarray) -> EvaluationDraws:
+    def _evaluation_draws(self, rows: np.ndarray) -> EvaluationBatches:
         """The sampler of an evaluation loader."""
-        return EvaluationDraws(rows, self.test_batch_size, **self._ranks)
+        return EvaluationBatches(rows, self.test_batch_size, **self._ranks)
 
     def _rows(self, classes: np.ndarray) -> np.ndarray:
         """Rows of the training table that belong to ``classes``."""

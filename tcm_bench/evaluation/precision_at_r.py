@@ -6,7 +6,7 @@ from tcm_bench.evaluation.gathered import EmbeddingMetric
 from tcm_bench.evaluation.retrieval import precision_at_r
 
 
-class PrecisionAtR(EmbeddingMetric):
+class PrecisionAtRMetric(EmbeddingMetric):
     """What the R nearest items hold; see :func:`tcm_bench.evaluation.retrieval.precision_at_r`."""
 
     higher_is_better = True

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from tcm_bench.data.batch import Batch
-from tcm_bench.data.datamodule import Draw, EvaluationDraws, RetrievalData, TableDataset
+from tcm_bench.data.datamodule import BatchIndices, EvaluationBatches, RetrievalData, TableDataset
 from tcm_bench.data.sampler import ClassBalancedSampler
 from tcm_bench.data.table import FeatureTable, ImageArray, Splits
 from tcm_bench.data.transforms import Augmentation, Preprocessing
@@ -81,7 +81,7 @@ def test_features_on_disk_stay_there(tmp_path):
     table = feature_table("a")
     np.save(tmp_path / "x.npy", table.features)
     mapped = FeatureTable(table.labels, table.class_names, np.load(tmp_path / "x.npy", mmap_mode="r"))
-    batch = TableDataset(mapped)[Draw(0, [5, 2, 5])]
+    batch = TableDataset(mapped)[BatchIndices(0, [5, 2, 5])]
     assert torch.equal(batch.inputs, torch.from_numpy(table.features[[5, 2, 5]]))
     batch.inputs.zero_()  # a copy of its own
     assert np.array_equal(mapped.features, table.features)
@@ -115,8 +115,8 @@ def test_augmentation_is_the_same_for_any_number_of_workers_and_ranks():
                 assert torch.equal(column, torch.cat(pieces))
     first, second = alone[0][0], alone[1][0]
     dataset = images(seed=7)._augmented
-    assert torch.equal(dataset[Draw(1, second.indices.tolist())].inputs, second.inputs)
-    assert not torch.equal(dataset[Draw(1, first.indices.tolist())].inputs, first.inputs)
+    assert torch.equal(dataset[BatchIndices(1, second.indices.tolist())].inputs, second.inputs)
+    assert not torch.equal(dataset[BatchIndices(1, first.indices.tolist())].inputs, first.inputs)
 
 
 def test_loaders_ship_bytes_and_the_device_makes_them_the_networks_input():
@@ -140,13 +140,13 @@ def test_augmentation_depends_on_seed_epoch_and_row():
     table, transform = image_table("a"), Augmentation(**PLAIN)
     twins = ImageArray(table.labels, table.class_names, np.repeat(table.images[:1], len(table), axis=0))
     looks = [
-        TableDataset(twins, transform, seed)[Draw(epoch, [row])].inputs
+        TableDataset(twins, transform, seed)[BatchIndices(epoch, [row])].inputs
         for seed in (0, 1)
         for epoch in (0, 1)
         for row in (0, 1)
     ]
     assert not any(torch.equal(looks[i], looks[j]) for i in range(8) for j in range(i))
-    again = TableDataset(twins, transform, 1)[Draw(1, [5, 1])].inputs[1:]
+    again = TableDataset(twins, transform, 1)[BatchIndices(1, [5, 1])].inputs[1:]
     assert torch.equal(again, looks[-1])
 
 
@@ -161,7 +161,7 @@ def test_loading_leaves_the_global_generator_alone():
 @pytest.mark.parametrize(("rows", "batch_size"), [(72, 7), (61, 256), (61, 1), (16, 4), (3, 2)])
 def test_ranks_evaluate_every_row_once_in_equally_many_batches(rows, batch_size, world_size):
     table = np.arange(100, 100 + rows)
-    draws = [list(EvaluationDraws(table, batch_size, rank, world_size)) for rank in range(world_size)]
+    draws = [list(EvaluationBatches(table, batch_size, rank, world_size)) for rank in range(world_size)]
     assert len({len(batches) for batches in draws}) == 1
     sizes = [len(draw.rows) for batches in draws for draw in batches]
     assert 1 <= min(sizes) <= max(sizes) <= batch_size

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tcm_bench.data.datamodule import Draw, RetrievalData, TableDataset
+from tcm_bench.data.datamodule import BatchIndices, RetrievalData, TableDataset
 from tcm_bench.data.image_cache import CachedImages, cached_images
 from tcm_bench.data.table import ImageArray, ImageFiles, Paths, Splits
 from tcm_bench.data.transforms import Augmentation, Preprocessing
@@ -53,7 +53,7 @@ def test_transforms_give_the_same_bytes_with_a_cache_as_without(splits, tmp_path
         assert isinstance(after._bytes, np.memmap)
         assert after.class_names == before.class_names
         for chain in chains:
-            expected, found = (TableDataset(table, chain)[Draw(3, rows)] for table in (before, after))
+            expected, found = (TableDataset(table, chain)[BatchIndices(3, rows)] for table in (before, after))
             assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
 
 

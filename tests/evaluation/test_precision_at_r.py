@@ -1,13 +1,13 @@
 import torch
 
-from tcm_bench.evaluation.precision_at_r import PrecisionAtR
+from tcm_bench.evaluation.precision_at_r import PrecisionAtRMetric
 from tcm_bench.evaluation.retrieval import precision_at_r
 
 
 def test_rows_of_batches_give_the_values_of_the_whole():
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(40, 4, generator=generator), torch.randint(5, (40,), generator=generator)
-    metric = PrecisionAtR()
+    metric = PrecisionAtRMetric()
     for rows in torch.randperm(40, generator=generator).split(7):
         metric.update(x[rows], y[rows], rows)
     expected = precision_at_r(x, y)

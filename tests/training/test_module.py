@@ -12,8 +12,8 @@ from torchmetrics import MetricCollection
 
 from tcm_bench.data.batch import Batch
 from tcm_bench.evaluation.metric import EvaluationMetric
-from tcm_bench.losses.external import External
 from tcm_bench.losses.objective import Objective
+from tcm_bench.losses.pytorch_metric_learning import PytorchMetricLearning
 from tcm_bench.losses.smooth_ap import SmoothAP
 from tcm_bench.losses.tcm import TCM
 from tcm_bench.models.embedder import Embedder
@@ -127,7 +127,7 @@ def trained(part: RetrievalModule, epochs: int, batches: int) -> tuple[pl.Traine
 
 
 def test_head_and_proxies_learn_at_their_own_rate_and_the_backbone_at_the_base_rate():
-    part = module(External(Proxies()), head_lr_scale=10.0)
+    part = module(PytorchMetricLearning(Proxies()), head_lr_scale=10.0)
     trainer, rates = trained(part, epochs=1, batches=1)
     slow, fast = trainer.optimizers[0].param_groups
     assert rates == [[pytest.approx(0.1), pytest.approx(1.0)]]

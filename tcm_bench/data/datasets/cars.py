@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy.io import loadmat
 
-from tcm_bench.data.datasets.listing import find_root, halves, is_left_by_mac, open_world
+from tcm_bench.data.datasets.listing import class_disjoint_splits, find_root, halves, is_left_by_mac
 from tcm_bench.data.table import Splits
 
 DATASET = "Cars-196"
@@ -44,7 +44,7 @@ def cars(root: str | Path, *, subset: bool = False) -> Splits:
         paths, classes = _devkit(root)
     train, test = halves(paths, classes, RANGES["test"].start)
     names, nested = _class_names(root), ("car_ims", "cars_train", "cars_test")
-    return open_world(DATASET, root, train, test, names, COUNTS, ranges=RANGES, subset=subset, nested=nested)
+    return class_disjoint_splits(DATASET, root, train, test, names, COUNTS, ranges=RANGES, subset=subset, nested=nested)
 
 
 def _single_list(root: Path) -> tuple[list[str], list[int]]:

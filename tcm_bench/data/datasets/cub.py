@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from tcm_bench.data.datasets.listing import find_root, halves, open_world, read_columns, whole_numbers
+from tcm_bench.data.datasets.listing import class_disjoint_splits, find_root, halves, read_columns, whole_numbers
 from tcm_bench.data.table import Splits
 
 DATASET = "CUB-200-2011"
@@ -43,7 +43,7 @@ def cub(root: str | Path, *, subset: bool = False) -> Splits:
         paths.append(f"images/{path}")
         classes.append(number)
     train, test = halves(paths, classes, RANGES["test"].start)
-    return open_world(DATASET, root, train, test, name_of, COUNTS, ranges=RANGES, subset=subset)
+    return class_disjoint_splits(DATASET, root, train, test, name_of, COUNTS, ranges=RANGES, subset=subset)
 
 
 def _by_number(path: Path) -> dict[int, str]:

@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from tcm_bench.data.datasets.listing import Counts, Listing, open_world
+from tcm_bench.data.datasets.listing import Counts, Listing, class_disjoint_splits
 from tcm_bench.data.table import Splits
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -20,7 +20,7 @@ def folder(root: str | Path, counts: Counts | None = None, sha256: str | None = 
     Args:
         root: Holds ``train/<class>/*.jpg`` and ``test/<class>/*.jpg``, or ``<class>/*.jpg``.
         sha256: Hash of all that lies in ``root``; the fingerprint. Without it the fingerprint covers names only.
-        counts: See :func:`~tcm_bench.data.datasets.listing.open_world`.
+        counts: See :func:`~tcm_bench.data.datasets.listing.class_disjoint_splits`.
 
     Raises:
         ValueError: If there are fewer than two classes for a side, a class is in both splits, or the counts differ.
@@ -38,7 +38,7 @@ def folder(root: str | Path, counts: Counts | None = None, sha256: str | None = 
         _listing(root, train, first_number=0),
         _listing(root, test, first_number=len(train)),
     )
-    splits = open_world("a folder of images per class", root, *listings, dict(enumerate(names)), counts)
+    splits = class_disjoint_splits("a folder of images per class", root, *listings, dict(enumerate(names)), counts)
     return splits if sha256 is None else replace(splits, fingerprint=sha256)
 
 

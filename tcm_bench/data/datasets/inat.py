@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tcm_bench.data.datasets.listing import Listing, find_root, open_world, read_lines
+from tcm_bench.data.datasets.listing import Listing, class_disjoint_splits, find_root, read_lines
 from tcm_bench.data.table import Splits
 
 DATASET = "iNaturalist-2018"
@@ -34,7 +34,9 @@ def inat(root: str | Path, *, subset: bool = False) -> Splits:
     root = _place_of_images(Path(root), lists)
     names: dict[int, str] = {}
     train, test = (_listing(lists / file, names) for file in (TRAIN_LIST, TEST_LIST))
-    return open_world(DATASET, root, train, test, names, COUNTS, ranges=RANGES, subset=subset, nested=(IMAGES,))
+    return class_disjoint_splits(
+        DATASET, root, train, test, names, COUNTS, ranges=RANGES, subset=subset, nested=(IMAGES,)
+    )
 
 
 def _place_of_images(root: Path, lists: Path) -> Path:

@@ -27,7 +27,7 @@ class Listing(NamedTuple):
     classes: Sequence[int] | np.ndarray
 
 
-def open_world(
+def class_disjoint_splits(
     dataset: str,
     root: Path,
     train: Listing,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tcm_bench.data.datasets.listing import Listing, find_root, open_world, read_columns, whole_numbers
+from tcm_bench.data.datasets.listing import Listing, class_disjoint_splits, find_root, read_columns, whole_numbers
 from tcm_bench.data.table import Splits
 
 DATASET = "Stanford Online Products"
@@ -26,7 +26,7 @@ def sop(root: str | Path, *, subset: bool = False) -> Splits:
     root = find_root(DATASET, "sop", root, "Ebay_train.txt")
     train, test = _listing(root / "Ebay_train.txt"), _listing(root / "Ebay_test.txt")
     names = {number: f"product {number}" for number in {*train.classes, *test.classes}}
-    return open_world(DATASET, root, train, test, names, COUNTS, ranges=RANGES, subset=subset)
+    return class_disjoint_splits(DATASET, root, train, test, names, COUNTS, ranges=RANGES, subset=subset)
 
 
 def _listing(path: Path) -> Listing:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tcm_bench.losses.pairs import Pairs
 
 
-class External(nn.Module):
+class PytorchMetricLearning(nn.Module):
     """Adapter for losses in the style of pytorch-metric-learning.
 
     The loss sees the unit-norm embeddings in full precision and builds its own distances. It is a

@@ -1,8 +1,8 @@
 import torch
 from pytorch_metric_learning import losses as published
 
-from tcm_bench.losses.external import External
 from tcm_bench.losses.pairs import Pairs
+from tcm_bench.losses.pytorch_metric_learning import PytorchMetricLearning
 from tcm_bench.unit_norm import unit_norm
 
 
@@ -21,12 +21,12 @@ def batch():
 def test_the_adapter_adds_nothing():
     x, y = batch()
     inner = published.MultiSimilarityLoss()
-    assert External(inner)(Pairs(x, y)).equal(inner(x, y))
+    assert PytorchMetricLearning(inner)(Pairs(x, y)).equal(inner(x, y))
 
 
 def test_proxies_are_parameters_and_receive_a_gradient():
     x, y = batch()
-    loss = External(published.ProxyAnchorLoss(num_classes=3, embedding_size=6))
+    loss = PytorchMetricLearning(published.ProxyAnchorLoss(num_classes=3, embedding_size=6))
     ((name, proxies),) = loss.named_parameters()
     assert name == "loss.proxies"
     loss(Pairs(x, y)).backward()
@@ -36,7 +36,7 @@ def test_proxies_are_parameters_and_receive_a_gradient():
 
 def test_autocast_does_not_reach_the_loss():
     x, y = batch()
-    loss = External(Product())
+    loss = PytorchMetricLearning(Product())
     expected = loss.loss(x, y)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not loss.loss(x, y).equal(expected)
