@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tcm_bench.files import file_sha256
+from tcm_bench.files import file_sha256, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,9 @@ def cached_array(
             seconds = time.monotonic() - started
             record = {"sha256": sha256, "shape": shape, "dtype": np.dtype(dtype).name, **(facts or {})}
             cost = {"seconds": round(seconds, 1), "images_per_s": round(items / seconds, 1)}
-            _write_json(name, file.with_suffix(".json"), {**record, **cost, "of": dict(description)})
+            with _writing(name, file):  # the sidecar vouches for the array, so it comes last
+                content = json.dumps({**record, **cost, "of": dict(description)}, indent=2)
+                write_atomic(file.with_suffix(".json"), content + "\n")
     return file
 
 
@@ -136,14 +138,6 @@ def _write(name: str, file: Path, shape: tuple[int, ...], dtype: str, blocks: It
     finally:
         partial.unlink(missing_ok=True)
     return digest.hexdigest()
-
-
-def _write_json(name: str, file: Path, content: Mapping[str, Any]) -> None:
-    """Write a sidecar in one step: it vouches for the array, so it comes last."""
-    partial = file.with_suffix(".json.partial")
-    with _writing(name, file):
-        partial.write_text(json.dumps(content, indent=2) + "\n")
-        partial.replace(file)
 
 
 @contextlib.contextmanager

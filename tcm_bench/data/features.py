@@ -88,19 +88,11 @@ def frozen_features(
         if not isinstance(table, ImageTable):
             raise ValueError(f"a frozen backbone needs tables of images, got a {type(table).__name__}")
     device = torch.device(device)
-    description = {
-        "format": CACHE_FORMAT,
-        "backbone": backbone.identity,
-        "transform": dict(transform.identity),
-        "data": splits.fingerprint,
-        "device": device.type,
-        "torch": torch.__version__,
-    }
     shape = (len(splits.train) + len(splits.test), backbone.num_features)
     file = cached_array(
         "backbone features",
         cache_dir,
-        description,
+        _decisive(backbone, splits, transform, device),
         shape,
         "<f4",
         lambda: _features(backbone.for_inference(), splits, transform, batch_size, num_workers, device),
@@ -116,6 +108,18 @@ def frozen_features(
         test=FeatureTable(splits.test.labels, splits.test.class_names, test, **_roles(splits.test)),
         fingerprint=splits.fingerprint,
     )
+
+
+def _decisive(backbone: FrozenBackbone, splits: Splits, transform: Transform, device: torch.device) -> dict[str, Any]:
+    """All that decides the vectors."""
+    return {
+        "format": CACHE_FORMAT,
+        "backbone": backbone.identity,
+        "transform": dict(transform.identity),
+        "data": splits.fingerprint,
+        "device": device.type,
+        "torch": torch.__version__,
+    }
 
 
 def _roles(table: Table) -> dict[str, np.ndarray | None]:

@@ -3,7 +3,7 @@
 Every image's pixels stand one after another in a single memory-mapped file, which all worker processes share.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from tcm_bench.data.cached_array import cached_array
 from tcm_bench.data.decode import RGB, Picture
 from tcm_bench.data.loader import Loader
-from tcm_bench.data.table import ImageTable, Splits
+from tcm_bench.data.table import ImageTable, Splits, Table
 from tcm_bench.data.transforms import ImageTransform
 
 CACHE_FORMAT = 1  # part of the key: a change of layout or meaning must not meet old files
@@ -52,11 +52,7 @@ def cached_images(
         ValueError: If the cache would be larger, the transforms shrink differently, or the folder cannot be written.
     """
     transforms = (train_transform, test_transform)
-    shrinks = {(t.shrink_px, t.interpolation if t.shrink_px else None) for t in transforms}
-    if len(shrinks) > 1:
-        raise ValueError(
-            f"a cache of images needs one shrink_px and interpolation for all, got {sorted(map(str, shrinks))}"
-        )
+    shrink = _shrink_of(transforms)
     scaled = [t.kept_px for t in transforms if t.scaled_decode]
     keep = _Kept(test_transform, min(scaled) if scaled else None)
     tables = [table for table in (splits.train, splits.test) if isinstance(table, ImageTable)]
@@ -67,7 +63,6 @@ def cached_images(
             f"the {len(sizes)} decoded images need {total / 1e9:.2g} GB, machine.image_cache_gb allows {limit_gb:g}: "
             "raise it, set data.shrink_px to keep smaller images, or switch the cache off with machine.image_cache_gb=0"
         )
-    (shrink,) = shrinks
     file = cached_array(
         "decoded images",
         cache_dir,
@@ -85,15 +80,28 @@ def cached_images(
         items_in=lambda block: 1,
         on_progress=on_progress,
     )
-    starts = np.cumsum(sizes) - sizes
-    train = slice(0, len(splits.train))
-    test = slice(len(splits.train), None)
+    starts, items = np.cumsum(sizes) - sizes, len(splits.train)
+    train = _cached(splits.train, file, starts[:items], shapes[:items])
+    return Splits(train, _cached(splits.test, file, starts[items:], shapes[items:]), splits.fingerprint)
 
-    def cached(table: Any, part: slice) -> CachedImages:
-        masks = {"query": table.query, "gallery": table.gallery}
-        return CachedImages(table.labels, table.class_names, file, starts[part], shapes[part], **masks)
 
-    return Splits(cached(splits.train, train), cached(splits.test, test), splits.fingerprint)
+def _cached(table: Table, file: Path, starts: np.ndarray, shapes: np.ndarray) -> "CachedImages":
+    """The table with the pixels of a file."""
+    return CachedImages(table.labels, table.class_names, file, starts, shapes, query=table.query, gallery=table.gallery)
+
+
+def _shrink_of(transforms: Sequence[ImageTransform]) -> tuple[Any, Any]:
+    """What the transforms shrink images to beforehand, and how.
+
+    Raises:
+        ValueError: If they differ in it.
+    """
+    shrinks = {(t.shrink_px, t.interpolation if t.shrink_px else None) for t in transforms}
+    if len(shrinks) > 1:
+        raise ValueError(
+            f"a cache of images needs one shrink_px and interpolation for all, got {sorted(map(str, shrinks))}"
+        )
+    return shrinks.pop()
 
 
 @dataclass(frozen=True, eq=False)

@@ -92,8 +92,7 @@ def evaluate(
         labels: Class of each row.
         settings: How it is made.
         query: Which rows are queries; by default all.
-        gallery: Which rows are searched; by default all. Where the two differ a pair is a query and an item of the
-            gallery.
+        gallery: Which rows are searched, likewise. Where the two differ a pair is a query and an item of the gallery.
         group: Processes that hold the same rows and share the work; every one of them must call.
         tile: Rows and columns multiplied at once; changes time and memory, never a result.
         **changed: Single settings by name, in place of those of ``settings``.
@@ -122,8 +121,7 @@ def evaluate(
         rank, of = rank[is_query], of[is_query]
     # More than all are all: a query without a positive has as many before it as were counted, and misses at any k.
     ks = torch.tensor(settings.ks, dtype=torch.int64, device=y.device).clamp(max=max_rank)
-    hits = torch.zeros(len(scan.classes), len(ks), dtype=torch.int64, device=y.device)
-    hits.index_add_(0, of, (rank[:, None] < ks).long())
+    hits = rank.new_zeros(len(scan.classes), len(ks)).index_add_(0, of, (rank[:, None] < ks).long())
     defined = scan.num_positive and scan.num_negative
     accepted = calibration.accepted_at_far.double() / (scan.num_positive if defined else torch.nan)
     return Evaluation(
