@@ -29,8 +29,7 @@ from tcm_bench.data.features import frozen_features
 from tcm_bench.data.table import FeatureTable, ImageTable, Splits, Table
 from tcm_bench.evaluation.evaluate import Evaluation
 from tcm_bench.evaluation.files import write_evaluation
-from tcm_bench.evaluation.gathered import EmbeddingMetric
-from tcm_bench.evaluation.metric import EvaluationMetric
+from tcm_bench.evaluation.metric import EmbeddingMetric, EvaluationMetric
 from tcm_bench.evaluation.retrieval import recall_at_k
 from tcm_bench.losses.objective import Objective
 from tcm_bench.models.embedder import Embedder

@@ -10,8 +10,7 @@ import torch
 from torchmetrics import MetricCollection
 
 from tcm_bench.evaluation.evaluate import evaluate
-from tcm_bench.evaluation.gathered import EmbeddingMetric
-from tcm_bench.evaluation.metric import EvaluationMetric
+from tcm_bench.evaluation.metric import EmbeddingMetric, EvaluationMetric
 
 
 class Table(EmbeddingMetric):

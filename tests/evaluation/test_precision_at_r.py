@@ -1,6 +1,6 @@
 import torch
 
-from tcm_bench.evaluation.precision_at_r import PrecisionAtRMetric
+from tcm_bench.evaluation.metric import PrecisionAtRMetric
 from tcm_bench.evaluation.retrieval import precision_at_r
 
 
