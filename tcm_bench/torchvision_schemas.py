@@ -1,7 +1,7 @@
 """Lets a CPU build of torch live beside a CUDA build of torchvision.
 
 A package index often carries torchvision only as a CUDA build. Beside a CPU build of torch its C++ library
-cannot be loaded, so nobody declares ``torchvision::nms`` and ``torchvision::qnms``; torchvision then fails
+cannot be loaded, so nothing declares ``torchvision::nms`` and ``torchvision::qnms``; torchvision then fails
 while it registers shape functions for them ("operator torchvision::nms does not exist"), and takes timm,
 lightning and torchmetrics down with it. None of them calls these operators: declaring them is all it takes.
 
@@ -45,7 +45,7 @@ class SchemaFinder(MetaPathFinder):
 
 
 def declare_missing_schemas() -> list[str]:
-    """Declare those of torchvision's ``nms`` and ``qnms`` that nobody has declared.
+    """Declare those of torchvision's ``nms`` and ``qnms`` that are not declared yet.
 
     Returns:
         Names of the operators declared by this call; empty when torch and torchvision match.

@@ -120,7 +120,7 @@ class CachedImages(ImageTable):
 
     @cached_property
     def _bytes(self) -> np.ndarray:
-        """The file's content, writable in this process alone, as torch wants it, though nobody does."""
+        """The file's content. Mapped as writable, for torch warns of other arrays; what were written would not be stored."""
         return np.load(self.file, mmap_mode="c", allow_pickle=False)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -161,11 +161,11 @@ def class_difference(
     The same classes are drawn for both, so what makes a class easy or hard for both cancels.
 
     Args:
-        base: The one.
-        other: The other, its classes in the same order.
-        resamples: See :func:`class_bootstrap`.
-        confidence: See there.
-        seed: See there.
+        base: What each class contributed with the network that is compared with.
+        other: The same with the other network, classes in the same order.
+        resamples: As in :func:`class_bootstrap`.
+        confidence: As in :func:`class_bootstrap`.
+        seed: As in :func:`class_bootstrap`.
 
     Returns:
         By name as there, for the scores that both have.
