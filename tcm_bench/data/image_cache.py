@@ -120,7 +120,7 @@ class CachedImages(ImageTable):
 
     @cached_property
     def _bytes(self) -> np.ndarray:
-        """The file's content. Mapped as writable, for torch warns of other arrays; what were written would not be stored."""
+        """The file's content, mapped as writable only because torch warns of other arrays; nothing would be stored."""
         return np.load(self.file, mmap_mode="c", allow_pickle=False)
 
     def __getstate__(self) -> dict[str, Any]:
