@@ -22,12 +22,13 @@ from tcm_bench.prepare import catalog
 from tcm_bench.prepare.catalog import Archive, dataset
 from tcm_bench.prepare.prepare import PREPARED, prepare, read_prepared
 
-BENCHMARKS = ("cub", "cars", "sop", "inat")
+NAMES = ("cub", "cars", "sop", "inat", "grocery")
+FOLDERS = {"cub": official.cub_folder, "sop": official.sop_folder, "grocery": official.grocery_folder}
 
 
 @pytest.fixture(scope="session")
 def archives(tmp_path_factory):
-    """Archives of the four benchmarks by name, and of Cars' other layouts."""
+    """Archives of the data sets by name, and of Cars' other layouts."""
     folder = tmp_path_factory.mktemp("archives")
     return {
         "cub": [official.cub_archive(folder / "cub", stray=True)],
@@ -35,6 +36,7 @@ def archives(tmp_path_factory):
         "cars a": official.cars_archives_a(folder / "cars a"),
         "cars kaggle": official.cars_archives_kaggle(folder / "cars kaggle"),
         "sop": [official.sop_archive(folder / "sop", stray=True)],
+        "grocery": [official.grocery_archive(folder / "grocery", stray=True)],
         "inat": official.inat_archives(folder / "inat", stray=True),
     }
 
@@ -64,7 +66,7 @@ def assert_right(name, root):
     assert not [path for path in root.rglob("*") if path.name.startswith(".") or path.name == "__MACOSX"]
 
 
-@pytest.mark.parametrize("case", ["cub", "cars", "cars a", "cars kaggle", "sop", "inat"])
+@pytest.mark.parametrize("case", ["cub", "cars", "cars a", "cars kaggle", "sop", "inat", "grocery"])
 def test_official_archives_become_a_dataset(run, archives, case):
     name = case.split()[0]
     prepared = run(name, archives[case])
@@ -76,7 +78,7 @@ def test_official_archives_become_a_dataset(run, archives, case):
     assert any(line.startswith("this is a part of") for line in run.said)
 
 
-@pytest.mark.parametrize("case", ["cub", "cars", "cars kaggle", "sop", "inat"])
+@pytest.mark.parametrize("case", ["cub", "cars", "cars kaggle", "sop", "inat", "grocery"])
 def test_a_folder_of_archives_does_as_well_whatever_they_are_called(run, archives, case, tmp_path):
     downloads = tmp_path / "Downloads"
     (downloads / "deeper").mkdir(parents=True)
@@ -87,9 +89,9 @@ def test_a_folder_of_archives_does_as_well_whatever_they_are_called(run, archive
     assert_right(case.split()[0], run.root)
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_an_unpacked_copy_is_a_source_too(run, tmp_path, name):
-    make = {"cub": official.cub_folder, "cars": official.cars_folder_a, "sop": official.sop_folder}
+    make = {**FOLDERS, "cars": official.cars_folder_a}
     make.get(name, official.inat_folder)(tmp_path / "copy")
     before = tree(tmp_path / "copy")
     run(name, [tmp_path / "copy"])
@@ -97,9 +99,9 @@ def test_an_unpacked_copy_is_a_source_too(run, tmp_path, name):
     assert tree(tmp_path / "copy") == before
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_one_zip_with_everything_in_folders_of_folders_is_enough(run, tmp_path, name):
-    make = {"cub": official.cub_folder, "cars": official.cars_folder_b, "sop": official.sop_folder}
+    make = {**FOLDERS, "cars": official.cars_folder_b}
     make.get(name, official.inat_folder)(tmp_path / "all" / "from a friend" / "set")
     everything = official.pack(tmp_path / "everything.zip", tmp_path / "all", ["*"])
     run(name, [everything])
