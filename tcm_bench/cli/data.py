@@ -1,6 +1,5 @@
 """Datasets: `tcm-bench data list`, `prepare`, `verify`, `stats` and `table`."""
 
-import contextlib
 import csv
 import io
 import json
@@ -15,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from typer.core import TyperCommand
+
+from tcm_bench.progress import progress
 
 if TYPE_CHECKING:
     from tcm_bench.data.table import Splits
@@ -118,7 +118,7 @@ def prepare(
         raise ValueError(f"{name} needs no preparation; `tcm-bench data verify {name}` looks at it")
     source = _source(name, root)
     from tcm_bench.prepare.catalog import dataset
-    from tcm_bench.prepare.prepare import prepare as prepared
+    from tcm_bench.prepare.staging import prepare as prepared
 
     prepared(dataset(source.name), source.root, sources, say=lambda line: typer.echo(line, err=True))
 
@@ -134,10 +134,10 @@ def verify(
     source = _source(name, root)
     from tcm_bench.prepare.verify import verify as verification
 
-    with _progress("reading images") as on_progress:
+    with progress("reading images") as tell:
         found = verification(
             source.splits_of, source.root, subset=subset, benchmark=source.benchmark, remedy=source.remedy,
-            processes=processes, on_progress=on_progress,
+            processes=processes, on_progress=tell,
         )  # fmt: skip
     if as_json:
         typer.echo(json.dumps({"name": name, "root": str(source.root), **found.as_json()}, indent=2))
@@ -158,8 +158,8 @@ def stats(name: Name, root: Root = None, subset: Subset = False, processes: Proc
     from tcm_bench.prepare.summary import summary
 
     for side, table in (("train", splits.train), ("test", splits.test)):
-        with _progress(f"{side}: reading headers") as on_progress:
-            described = summary(table, processes, on_progress)
+        with progress(f"{side}: reading headers") as tell:
+            described = summary(table, processes, tell)
         for line in _description(side, described):
             typer.echo(line)
 
@@ -207,7 +207,7 @@ def _source(name: str, root: Path | None) -> Source:
         ValueError: If there is no such name.
     """
     from tcm_bench.prepare.catalog import DATASETS
-    from tcm_bench.prepare.prepare import PREPARED
+    from tcm_bench.prepare.staging import PREPARED
     from tcm_bench.runs.naming import PROJECT_ROOT
 
     name = name.lower() if name.lower() in DATASETS else name
@@ -331,16 +331,6 @@ def _way(dataset: "Dataset") -> str:
         return "package manager"
     linked = [bool(archive.urls) for archive in dataset.archives]
     return "download" if all(linked) else "download, partly by hand" if any(linked) else "by hand"
-
-
-@contextlib.contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal's stderr, else nothing."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 data_app.command("list")(list_datasets)

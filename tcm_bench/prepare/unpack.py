@@ -8,7 +8,6 @@ its sender is not to be trusted with the rest.
 import bz2
 import filecmp
 import gzip
-import io
 import lzma
 import os
 import stat
@@ -16,13 +15,15 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, NamedTuple
 
-from tcm_bench.prepare.progress import gigabytes, progress
+from rich.filesize import decimal
+
+from tcm_bench.progress import Tell, progress
 
 CHUNK = 2**20
 COMPRESSION: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
@@ -55,14 +56,14 @@ class Member(NamedTuple):
 
     Attributes:
         name: With forward slashes, checked to lead nowhere above.
-        size: As stated; more is not accepted.
-        open: Its bytes; to be called before the next member is asked for.
-        twin: Name of the earlier member whose bytes these are (a hard link); then there is nothing to open.
+        size: As stated.
+        open: Its bytes; to be called before the next member is asked for. None: it is a link.
+        twin: Of a hard link, the name of the earlier member whose bytes these are.
     """
 
     name: str
-    size: int
-    open: Callable[[], Any]
+    size: int = 0
+    open: Callable[[], Any] | None = None
     twin: str | None = None
 
 
@@ -102,31 +103,22 @@ class Unpacker:
         """
         wanted, limit = 0, self.bounds.max_bytes if source.is_dir() else self.bounds.of(source)
         try:
-            with progress(f"unpacking {source.name}", _size(source), self.say) as advance:
-                for member in self._members_of(source, advance):
-                    if place := self.place(member.name):
+            with progress(f"unpacking {source.name}", self.say, in_bytes=True) as tell:
+                for member in MEMBERS[kind_of(source)](source, self.bounds, tell):
+                    self._members += 1
+                    if self._members > self.bounds.max_members:
+                        raise ValueError(f"{source} holds more than {self.bounds.max_members} files: another dataset")
+                    if not is_junk(member.name) and (place := self.place(member.name)):
                         limit -= self._write(member, place, source, limit)
                         wanted += 1
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             name = Path(str(error.filename)).name
             raise ValueError(f"{source} holds {name} as a file and as a folder") from error
-        except DAMAGED as error:
-            raise ValueError(f"{source} is damaged or cut short ({_reason(error)}): fetch it again") from error
-        except OSError as error:
-            if error.errno is not None:
-                raise
-            # The decompressors' own
+        except (*DAMAGED, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the system's; one without a number is a decompressor's
             raise ValueError(f"{source} is damaged or cut short ({_reason(error)}): fetch it again") from error
         return wanted
-
-    def _members_of(self, source: Path, advance: Callable[[int], None]) -> Iterator[Member]:
-        kinds = {"folder": folder_members, "tar": tar_members, "zip": zip_members, "file": single_member}
-        for member in kinds[kind_of(source)](source, self.bounds, advance):
-            self._members += 1
-            if self._members > self.bounds.max_members:
-                raise ValueError(f"{source} holds more than {self.bounds.max_members} files: it is another dataset")
-            if not is_junk(member.name):
-                yield member
 
     def _write(self, member: Member, place: str, source: Path, limit: int) -> int:
         """Put a file in its place, unless it is there from an earlier process; returns its size."""
@@ -153,8 +145,10 @@ class Unpacker:
         return written
 
     def _stream(self, member: Member, source: Path) -> Any:
-        if not member.twin:
+        if member.open:
             return member.open()
+        if not member.twin:
+            raise ValueError(f"{member.name} in {source} is a link: give the dataset with the files themselves")
         twin = self.place(member.twin)
         if twin is None or _portable(twin) not in self._placed:
             raise ValueError(f"{member.name} in {source} is a link to {member.twin}, which is not part of the dataset")
@@ -178,25 +172,25 @@ def archives_in(folder: Path) -> list[Path]:
     return [path for path in files if kind_of(path) in ("tar", "zip")]
 
 
-def tar_members(source: Path, bounds: Bounds, advance: Callable[[int], None]) -> Iterator[Member]:
+def tar_members(source: Path, bounds: Bounds, tell: Tell) -> Iterator[Member]:
     """Files of a tar archive, in one pass from its first byte to its last."""
-    with _Counted(source.open("rb", buffering=0), advance) as raw, _decompressed(raw) as inner:
+    size = source.stat().st_size
+    with source.open("rb") as raw, _decompressed(raw) as inner:
         stream = _Bounded(inner, source, bounds.of(source))
+        # Not "r|*", by which tarfile would decompress itself: without a look at checksums or at how much comes out.
         with tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]
             while (info := tar.next()) is not None:
                 tar.members.clear()  # half a million of them would stay in memory
+                tell(raw.tell(), size)
                 name = safe_name(info.name, source)
-                if not info.isreg() and not info.isdir():
+                if info.isreg():
+                    yield Member(name, info.size, partial(tar.extractfile, info))
+                elif not info.isdir():
                     try:
                         tarfile.data_filter(info, str(source.parent))  # refuses links that lead out, and devices
                     except tarfile.FilterError as error:
                         raise ValueError(f"{source} is not to be trusted: {error}") from error
-                if info.issym():
-                    yield Member(name, 0, partial(_refuse_link, name, source))
-                elif info.islnk():
-                    yield Member(name, 0, lambda: None, twin=safe_name(info.linkname, source))
-                elif not info.isdir():
-                    yield Member(name, info.size, partial(tar.extractfile, info))
+                    yield Member(name, twin=safe_name(info.linkname, source) if info.islnk() else None)
         while stream.read(CHUNK):  # to the very end, where the checksum of the compression stands
             pass
         # tarfile takes a broken header, and the end of the file, for the end of the archive.
@@ -206,32 +200,36 @@ def tar_members(source: Path, bounds: Bounds, advance: Callable[[int], None]) ->
             raise tarfile.ReadError("its end is missing")
 
 
-def zip_members(source: Path, bounds: Bounds, advance: Callable[[int], None]) -> Iterator[Member]:
+def zip_members(source: Path, bounds: Bounds, tell: Tell) -> Iterator[Member]:
     """Files of a zip archive."""
+    done, size = 0, source.stat().st_size
     with zipfile.ZipFile(source) as archive:
         for info in archive.infolist():
             name = safe_name(info.filename.replace("\\", "/"), source)  # as packers on Windows write it
-            mode = info.external_attr >> 16
-            if stat.S_ISLNK(mode):
-                yield Member(name, 0, partial(_refuse_link, name, source))
+            if stat.S_ISLNK(info.external_attr >> 16):
+                yield Member(name)
             elif not info.is_dir():
                 yield Member(name, info.file_size, partial(_opened, archive, info, source))
-            advance(info.compress_size)
+            done += info.compress_size
+            tell(done, size)
 
 
-def folder_members(source: Path, bounds: Bounds, advance: Callable[[int], None]) -> Iterator[Member]:
+def folder_members(source: Path, bounds: Bounds, tell: Tell) -> Iterator[Member]:
     """Files below a folder, in the order of their names. A link is followed only if it stays below the folder."""
     top = source.resolve()
     for path, name in _walk(source):
         if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(top)):
-            yield Member(name, 0, partial(_refuse_link, name, source))
+            yield Member(name)
         else:
             yield Member(name, path.stat().st_size, partial(path.open, "rb"))
 
 
-def single_member(source: Path, bounds: Bounds, advance: Callable[[int], None]) -> Iterator[Member]:
+def single_member(source: Path, bounds: Bounds, tell: Tell) -> Iterator[Member]:
     """A file that is no archive."""
     yield Member(source.name, source.stat().st_size, partial(source.open, "rb"))
+
+
+MEMBERS = {"folder": folder_members, "tar": tar_members, "zip": zip_members, "file": single_member}
 
 
 def safe_name(name: str, source: Path) -> str:
@@ -267,22 +265,14 @@ def _portable(name: str) -> str:
     return "/".join(part.rstrip(". ").casefold() for part in name.split("/"))
 
 
-def _size(source: Path) -> int | None:
-    return None if source.is_dir() else source.stat().st_size
-
-
 def _reason(error: Exception) -> str:
     return str(error).rstrip(".") or type(error).__name__
 
 
 def _too_much(source: Path, limit: int) -> ValueError:
     return ValueError(
-        f"{source} unpacks to more than the {gigabytes(limit)} that can be right: it is not to be trusted"
+        f"{source} unpacks to more than the {decimal(limit)} that can be right: it is not to be trusted"
     )
-
-
-def _refuse_link(name: str, source: Path) -> IO[bytes]:
-    raise ValueError(f"{name} in {source} is a link: give the dataset with the files themselves")
 
 
 def _opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path) -> IO[bytes]:
@@ -292,25 +282,9 @@ def _opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path) -> IO
         raise ValueError(f"{info.filename} in {source} cannot be read: {_reason(error)}") from error
 
 
-def _decompressed(raw: "_Counted") -> AbstractContextManager[IO[bytes]]:
+def _decompressed(raw: Any) -> Any:
     start = raw.peek(8)
-    for magic, opened in COMPRESSION.items():
-        if start.startswith(magic):
-            return opened(raw, "rb")
-    return nullcontext(raw)
-
-
-class _Counted(io.BufferedReader):
-    """A file that says how much of it has been read."""
-
-    def __init__(self, raw: io.RawIOBase, advance: Callable[[int], None]) -> None:
-        super().__init__(raw)
-        self._advance = advance
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        chunk = super().read(size)
-        self._advance(len(chunk))
-        return chunk
+    return next((opened(raw, "rb") for magic, opened in COMPRESSION.items() if start.startswith(magic)), nullcontext(raw))
 
 
 class _Bounded:

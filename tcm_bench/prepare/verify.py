@@ -13,7 +13,7 @@ import numpy as np
 from tcm_bench.data.table import ImageArray, ImageFiles, Splits, Table
 from tcm_bench.prepare.catalog import Dataset
 from tcm_bench.prepare.picture import DIGEST_BYTES, Unreadable, digest_of_pixels, pixel_digest, read_all
-from tcm_bench.prepare.prepare import PREPARED, read_prepared
+from tcm_bench.prepare.staging import PREPARED, read_prepared
 
 SIDES = ("train", "test")
 
