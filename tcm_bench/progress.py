@@ -7,8 +7,14 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import (
-    BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn,
-)  # fmt: skip
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 LINE_EVERY_S = 30.0
 

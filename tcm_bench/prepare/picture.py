@@ -125,9 +125,7 @@ def _other_kind(path: str) -> str:
     return "is not an image of any known format"
 
 
-def read_all(
-    read: Callable[[str], T], paths: Sequence[str], processes: int | None = None
-) -> Iterator[T | Unreadable]:
+def read_all(read: Callable[[str], T], paths: Sequence[str], processes: int | None = None) -> Iterator[T | Unreadable]:
     """What `read` returns or finds unreadable, in the order of the paths.
 
     Args:

@@ -1,8 +1,9 @@
 """From archives, or links to them, to a dataset that can be read: whole or not at all.
 
-Everything is put together in a folder `ROOT/.preparing/tree-*/` and moved to `ROOT` when it has been read and found
-right; the file `prepared.json` moves last and says that all is done. A process that is killed leaves `.preparing/`, and
-the next one goes on from there: with the bytes that were downloaded, with the files that were unpacked.
+Everything is put together in a folder `ROOT/.preparing/from-*/tree/` and moved to `ROOT` when it has been read and
+found right; the file `prepared.json` moves last and says that all is done. A process that is killed leaves
+`.preparing/`, and the next one goes on from there: with the bytes that were downloaded, with the files that were
+unpacked from the same sources.
 """
 
 import filecmp
@@ -86,7 +87,7 @@ def prepare(dataset: Dataset, root: Path, sources: Sequence[Path] | None = (), *
         return _nothing_to_do(finished, dataset, root, say)
     try:
         with naming_full_disk(root), _alone(root / STAGING, say):
-            if finished := read_prepared(root):  # by the process that this one waited for, or that was killed at its end
+            if finished := read_prepared(root):  # by the process that this one waited for, or one killed at its end
                 return _nothing_to_do(finished, dataset, root, say)
             tree = _put_together(dataset, root, sources, say)
             # From here on a repetition only has to move what has not been moved.
@@ -149,7 +150,7 @@ def _put_together(dataset: Dataset, root: Path, sources: list[Path], say: Say) -
         ValueError: As :func:`prepare`; nothing is left then but what was downloaded.
     """
     staging = root / STAGING
-    for ready in staging.glob(f"tree-*/{PREPARED}"):
+    for ready in staging.glob(f"from-*/tree/{PREPARED}"):
         return ready.parent
     tree = _tree(staging, sources)
     try:
@@ -161,8 +162,7 @@ def _put_together(dataset: Dataset, root: Path, sources: list[Path], say: Say) -
             prepared = _inspected(dataset, tree, used, say)
             _refuse_conflicts(tree, root)
     except ValueError as error:
-        shutil.rmtree(tree)
-        (staging / "unfinished").unlink(missing_ok=True)
+        shutil.rmtree(tree.parent)
         raise ValueError(str(error).replace(str(tree), str(root))) from error
     write_atomic(tree / PREPARED, prepared.model_dump_json(indent=2) + "\n")
     return tree
@@ -172,11 +172,12 @@ def _tree(staging: Path, sources: list[Path]) -> Path:
     """Where files are put together: what was unpacked earlier serves again only if it is from the same sources."""
     stats = [(path, path.stat()) for path in _files(sources)]
     key = repr([(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats])
-    tree = staging / f"tree-{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:16]}"
-    for other in staging.glob("tree-*"):
-        if other != tree:
+    place = staging / f"from-{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:16]}"
+    for other in staging.glob("from-*"):
+        if other != place:
             shutil.rmtree(other)
-    tree.mkdir(exist_ok=True)
+    tree = place / "tree"  # deeper than readers look for a dataset: in `root` there is none yet
+    tree.mkdir(parents=True, exist_ok=True)
     return tree
 
 
@@ -211,7 +212,7 @@ def _build(dataset: Dataset, tree: Path) -> list[PreparedFrom]:
     """A dataset that code of ours puts together, afresh but for what was downloaded."""
     assert dataset.build is not None
     shutil.rmtree(tree)
-    for folder in (tree, downloads := tree.parent / "downloads"):
+    for folder in (tree, downloads := tree.parents[1] / "downloads"):
         folder.mkdir(exist_ok=True)
     dataset.build(tree, downloads)
     return []

@@ -268,14 +268,13 @@ def _reason(error: Exception) -> str:
 
 
 def _too_much(source: Path, limit: int) -> ValueError:
-    return ValueError(
-        f"{source} unpacks to more than the {decimal(limit)} that can be right: it is not to be trusted"
-    )
+    return ValueError(f"{source} unpacks to more than the {decimal(limit)} that can be right: it is not to be trusted")
 
 
 def _decompressed(raw: Any) -> Any:
     start = raw.peek(8)
-    return next((opened(raw, "rb") for magic, opened in COMPRESSION.items() if start.startswith(magic)), nullcontext(raw))
+    known = (opened(raw, "rb") for magic, opened in COMPRESSION.items() if start.startswith(magic))
+    return next(known, nullcontext(raw))
 
 
 class _Bounded:

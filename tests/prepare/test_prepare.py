@@ -255,7 +255,9 @@ def test_when_no_mirror_has_it_the_steps_by_hand_follow(run, archives):
 
 
 def test_a_disk_too_small_is_noticed_beforehand(run, archives):
-    vast = dataclasses.replace(DATASETS["cub"], archives=(Archive("a.tgz", urls=("http://127.0.0.1:9/",), size=10**18),))
+    vast = dataclasses.replace(
+        DATASETS["cub"], archives=(Archive("a.tgz", urls=("http://127.0.0.1:9/",), size=10**18),)
+    )
     with pytest.raises(ValueError, match=r"about 2\.0 EB are needed"):
         run(vast)
 
@@ -333,6 +335,21 @@ def test_killed_at_any_moment_it_is_repeated_to_the_same_tree(run, archives, mov
     assert tree(run.root) == tree(tmp_path / "whole")
     kept = {path.stat().st_ino for path in run.root.rglob("*.jpg")}
     assert set(staged.values()) <= kept  # nothing that was whole has been written again
+
+
+def test_what_is_staged_is_not_taken_for_a_copy_that_someone_unpacked(run, archives, monkeypatch):
+    """All is unpacked, and the process ends before it says so."""
+
+    def end(path, text):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tcm_bench.prepare.staging.write_atomic", end)
+        with pytest.raises(KeyboardInterrupt):
+            run("cub", archives["cub"])
+    run("cub", archives["cub"])
+    assert not any("holds CUB-200-2011 already" in line for line in run.said)
+    assert_right("cub", run.root)
 
 
 def test_other_sources_after_a_kill_start_anew(run, archives):
