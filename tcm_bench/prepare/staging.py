@@ -22,7 +22,7 @@ from tcm_bench.data.table import ImageFiles, Splits
 from tcm_bench.files import locked, naming_full_disk, write_atomic
 from tcm_bench.prepare.catalog import Dataset
 from tcm_bench.prepare.download import download, hashes
-from tcm_bench.prepare.unpack import Bounds, Unpacker, archives_in, kind_of
+from tcm_bench.prepare.unpack import Unpacker, archives_in, kind_of
 
 PREPARED = "prepared.json"
 STAGING = ".preparing"
@@ -228,7 +228,7 @@ def _collect(dataset: Dataset, root: Path, tree: Path, sources: list[Path], say:
             path = _place(dataset, name)
             return path if wanted is None or path in wanted else None
 
-        return Unpacker(tree, place, Bounds(dataset.max_bytes), say)
+        return Unpacker(tree, place, dataset.max_bytes, say)
 
     listed = set()
     images = unpacker()

@@ -16,7 +16,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, NamedTuple
@@ -29,26 +28,10 @@ CHUNK = 2**20
 COMPRESSION: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")  # in a folder, these are not looked at for being archives
+MAX_MEMBERS = 1_000_000  # files in all sources, wanted or not
 MAX_RATIO = 200  # bytes from one of an archive: images give about 1, lists up to 20, zeros 1,000 and more
 FREE_OF_RATIO = 64 * 2**20
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError)
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """More than this is refused.
-
-    Attributes:
-        max_bytes: Of all wanted files together, and of each tar archive when decompressed.
-        max_members: Files in the sources, wanted or not.
-    """
-
-    max_bytes: int
-    max_members: int = 1_000_000
-
-    def of(self, source: Path) -> int:
-        """Bytes that may come out of one source, by what it weighs and not by what it says."""
-        return min(self.max_bytes, FREE_OF_RATIO + MAX_RATIO * source.stat().st_size)
 
 
 class Member(NamedTuple):
@@ -76,14 +59,14 @@ class Unpacker:
     Args:
         tree: The folder, made if missing. Beside it lies, for a while, the file that is being written.
         place: Where a member goes, relative to `tree`; None: it is not wanted.
-        bounds: For all sources together.
+        max_bytes: Of all wanted files together, and of each tar archive when decompressed; more is refused.
         say: Takes lines about what is going on.
     """
 
     def __init__(
-        self, tree: Path, place: Callable[[str], str | None], bounds: Bounds, say: Callable[[str], None]
+        self, tree: Path, place: Callable[[str], str | None], max_bytes: int, say: Callable[[str], None]
     ) -> None:
-        self.tree, self.place, self.bounds, self.say = tree, place, bounds, say
+        self.tree, self.place, self.max_bytes, self.say = tree, place, max_bytes, say
         self._placed: dict[str, str] = {}  # by the name as file systems see it that ignore case and trailing dots
         self._members = self._bytes = 0
 
@@ -101,13 +84,15 @@ class Unpacker:
         Raises:
             ValueError: If the source is damaged, may not be trusted or contradicts an earlier one.
         """
-        wanted, limit = 0, self.bounds.max_bytes if source.is_dir() else self.bounds.of(source)
+        wanted, limit = 0, self.max_bytes
+        if not source.is_dir():  # by what it weighs and not by what it says
+            limit = min(limit, FREE_OF_RATIO + MAX_RATIO * source.stat().st_size)
         try:
             with progress(f"unpacking {source.name}", self.say, in_bytes=True) as tell:
-                for member in MEMBERS[kind_of(source)](source, self.bounds, tell):
+                for member in MEMBERS[kind_of(source)](source, limit, tell):
                     self._members += 1
-                    if self._members > self.bounds.max_members:
-                        raise ValueError(f"{source} holds more than {self.bounds.max_members} files: another dataset")
+                    if self._members > MAX_MEMBERS:
+                        raise ValueError(f"{source} holds more than {MAX_MEMBERS} files: it is another dataset")
                     if not is_junk(member.name) and (place := self.place(member.name)):
                         limit -= self._write(member, place, source, limit)
                         wanted += 1
@@ -140,8 +125,8 @@ class Unpacker:
             unfinished.replace(target)
         self._placed[key] = place
         self._bytes += target.stat().st_size
-        if self._bytes > self.bounds.max_bytes:
-            raise _too_much(source, self.bounds.max_bytes)
+        if self._bytes > self.max_bytes:
+            raise _too_much(source, self.max_bytes)
         return written
 
     def _stream(self, member: Member, source: Path) -> Any:
@@ -175,11 +160,11 @@ def archives_in(folder: Path) -> list[Path]:
     return [path for path in files if kind_of(path) in ("tar", "zip")]
 
 
-def tar_members(source: Path, bounds: Bounds, tell: Tell) -> Iterator[Member]:
+def tar_members(source: Path, limit: int, tell: Tell) -> Iterator[Member]:
     """Files of a tar archive, in one pass from its first byte to its last."""
     size = source.stat().st_size
     with source.open("rb") as raw, _decompressed(raw) as inner:
-        stream = _Bounded(inner, source, bounds.of(source))
+        stream = _Bounded(inner, source, limit)
         # Not "r|*", by which tarfile would decompress itself: without a look at checksums or at how much comes out.
         with tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]
             while (info := tar.next()) is not None:
@@ -203,7 +188,7 @@ def tar_members(source: Path, bounds: Bounds, tell: Tell) -> Iterator[Member]:
             raise tarfile.ReadError("its end is missing")
 
 
-def zip_members(source: Path, bounds: Bounds, tell: Tell) -> Iterator[Member]:
+def zip_members(source: Path, limit: int, tell: Tell) -> Iterator[Member]:
     """Files of a zip archive."""
     done, size = 0, source.stat().st_size
     with zipfile.ZipFile(source) as archive:
@@ -217,7 +202,7 @@ def zip_members(source: Path, bounds: Bounds, tell: Tell) -> Iterator[Member]:
             tell(done, size)
 
 
-def plain_members(source: Path, bounds: Bounds, tell: Tell) -> Iterator[Member]:
+def plain_members(source: Path, limit: int, tell: Tell) -> Iterator[Member]:
     """A file that is no archive, or all below a folder. A link is followed only if it stays below the folder."""
     top = source.resolve()
     for path, name in _walk(source) if source.is_dir() else [(source, source.name)]:
