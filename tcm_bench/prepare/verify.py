@@ -11,7 +11,7 @@ import numpy as np
 
 from tcm_bench.data.table import ImageArray, ImageFiles, Splits, Table
 from tcm_bench.prepare.catalog import Dataset
-from tcm_bench.prepare.picture import DIGEST_BYTES, Unreadable, digest_of_pixels, pixel_digest, read_all
+from tcm_bench.prepare.picture import Unreadable, digest_of_pixels, pixel_digest, read_all
 from tcm_bench.prepare.staging import PREPARED, Prepared, read_prepared
 
 SIDES = ("train", "test")
@@ -151,17 +151,15 @@ def _digests(
     processes: int | None,
     on_progress: Callable[[int, int], None],
     faults: list[Fault],
-) -> dict[str, np.ndarray]:
+) -> dict[str, list[bytes]]:
     """Digest of every item's pixels; empty for one that cannot be read, which is added to the faults."""
-    digests: dict[str, np.ndarray] = {}
+    digests: dict[str, list[bytes]] = {side: [] for side in SIDES}
     done, total = 0, sum(map(len, tables.values()))
-    for side, table in tables.items():
-        digests[side] = np.zeros(len(table), dtype=f"S{DIGEST_BYTES}")
-        for index, found in enumerate(_pixel_digests(table, processes)):
+    for side in SIDES:
+        for path, found in zip(paths[side], _pixel_digests(tables[side], processes), strict=True):
             if isinstance(found, Unreadable):
-                faults.append(Fault(paths[side][index], f"{found}; {cure}", str(found).partition(" (")[0]))
-            else:
-                digests[side][index] = found
+                faults.append(Fault(path, f"{found}; {cure}", str(found).partition(" (")[0]))
+            digests[side].append(b"" if isinstance(found, Unreadable) else found)
             done += 1
             on_progress(done, total)
     return digests
@@ -244,15 +242,12 @@ def _listed_twice(tables: dict[str, Table], paths: dict[str, Sequence[str]], cur
     return faults
 
 
-def _on_both_sides(digests: dict[str, np.ndarray], paths: dict[str, Sequence[str]], cure: str) -> list[Fault]:
+def _on_both_sides(digests: dict[str, list[bytes]], paths: dict[str, Sequence[str]], cure: str) -> list[Fault]:
     """Images to test on that are among those to learn from."""
-    order = np.argsort(digests["train"])
-    ordered = digests["train"][order]
-    nearest = np.minimum(np.searchsorted(ordered, digests["test"]), len(ordered) - 1)
-    same = (ordered[nearest] == digests["test"]) & (digests["test"] != b"")
+    train = dict(zip(digests["train"], paths["train"], strict=True))
     faults = []
-    for index in np.flatnonzero(same).tolist():
-        here, there = paths["test"][index], paths["train"][order[nearest[index]]]
+    for digest, here in zip(digests["test"], paths["test"], strict=True):
+        there = train.get(digest, here) if digest else here
         if here != there:  # else it is listed twice
             reason = f"is in test and shows pixel for pixel what {there} in train shows; {cure}"
             faults.append(Fault(here, reason, "is on both sides"))
