@@ -34,7 +34,7 @@ class Package:
         version: The exact version.
         sha256: Hash of the archive.
         license: SPDX name, or the words of the package where SPDX has none.
-        credit: Whom the licence wants named.
+        credit: Whom the license wants named.
     """
 
     manager: Literal["npm", "apt"]

@@ -23,7 +23,7 @@ class Archive:
     """One published file.
 
     Attributes:
-        file: Its official name. Files are recognised by what they hold, never by this.
+        file: Its official name. Files are recognized by what they hold, never by this.
         md5: As published; None: unknown.
         urls: Where it can be downloaded, the first to answer is taken; empty: only by hand.
         size: Bytes, roughly, to compare with the free disk space beforehand; None: unknown.
@@ -150,7 +150,7 @@ BENCHMARKS = (
         name="inat",
         title=inat.DATASET,
         splits=inat.inat,
-        terms="for non-commercial research and education; each photograph has a licence of its own",
+        terms="for non-commercial research and education; each photograph has a license of its own",
         counts=inat.COUNTS,
         fingerprints={},
         manual=(
@@ -206,9 +206,9 @@ def _made(
     return Dataset(recipe.name, title, splits, terms, counts, build=build or partial(strips.build, recipe))
 
 
-OPEN = "open licences, two of eleven with share-alike: see its NOTICE.md"
-PERMISSIVE = "open licences without share-alike: see its NOTICE.md"
-UNSTATED = "free for research; nobody states a licence"
+OPEN = "open licenses, two of eleven with share-alike: see its NOTICE.md"
+PERMISSIVE = "open licenses without share-alike: see its NOTICE.md"
+UNSTATED = "free for research; nobody states a license"
 MID_SIZE = (
     _made(emoji.RECIPE, "emoji in five to eleven drawings each, 64 px", OPEN, (795, 6_901), (795, 6_992)),
     _made(

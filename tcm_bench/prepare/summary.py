@@ -19,7 +19,7 @@ class Summary:
         images_per_class: int ``(classes,)``.
         widths: int ``(images,)`` in pixels; images that cannot be read are left out.
         heights: The same.
-        kinds: How many images have which format and colour mode.
+        kinds: How many images have which format and color mode.
         size_bytes: Of all files; None: the images lie in an archive.
         unreadable: How many images cannot be read.
     """
