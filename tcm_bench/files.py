@@ -1,11 +1,14 @@
-"""Files: written whole or not at all, and told apart by the hash of what they hold."""
+"""Files: written whole or not at all, locked, and told apart by the hash of what they hold."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -27,6 +30,43 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(file: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock that the system releases even if the process is killed.
+
+    Whoever holds it may remove the file with its folder: then those who wait make it anew.
+
+    Args:
+        file: Made, with its folder, if missing; left there.
+        on_wait: Called once if another process holds the lock.
+    """
+    lock, timeout_s = FileLock(file), 0
+    while not lock.is_locked:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=timeout_s)
+        except Timeout:
+            on_wait()
+            timeout_s = -1  # as long as it takes
+        except FileNotFoundError:  # the folder has just been removed
+            continue
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def naming_full_disk(folder: Path) -> Iterator[None]:
+    """Turn the system's refusal to write more into a ValueError that says where."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ValueError(f"the disk of {folder} is full: free some space and repeat, what is done is kept") from error
 
 
 def file_sha256(file: Path) -> str:

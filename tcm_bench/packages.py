@@ -1,4 +1,4 @@
-"""Pinned archives of npm, PyPI and Debian, fetched by their own clients and read without being unpacked.
+"""Pinned archives of npm and Debian, fetched by their own clients and read without being unpacked.
 
 The clients know what this project should not: which mirror, proxy and credentials a machine uses.
 """
@@ -7,10 +7,8 @@ import fcntl
 import io
 import os
 import subprocess
-import sys
 import tarfile
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from typing import IO, Literal
 from tcm_bench.files import file_sha256
 
 TIMEOUT_S = 900.0
-SUFFIXES = {"npm": ".tgz", "pip": ".whl", "apt": ".deb"}
+SUFFIXES = {"npm": ".tgz", "apt": ".deb"}
 AR_MAGIC = b"!<arch>\n"
 AR_HEADER = 60  # bytes: name 16, time 12, owner 6, group 6, mode 8, size 10, end 2
 
@@ -31,15 +29,15 @@ class Package:
     """One archive of a package manager, pinned by version and content.
 
     Attributes:
-        manager: Who delivers it: ``npm``, ``pip`` (a wheel: to fetch anything else would run its code) or ``apt``.
+        manager: Who delivers it.
         name: The package's name there.
         version: The exact version.
         sha256: Hash of the archive.
         license: SPDX name, or the words of the package where SPDX has none.
-        credit: Whom the licence wants named.
+        credit: Whom the license wants named.
     """
 
-    manager: Literal["npm", "pip", "apt"]
+    manager: Literal["npm", "apt"]
     name: str
     version: str
     sha256: str
@@ -62,9 +60,6 @@ class Package:
         if self.manager == "npm":
             patience = ["--fetch-retries=2", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=4000"]
             return ["npm", "pack", "--silent", "--loglevel=error", *patience, f"{self.name}@{self.version}"]
-        if self.manager == "pip":
-            pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--retries=2"]
-            return [*pip, "download", "--quiet", "--no-deps", "--only-binary=:all:", f"{self.name}=={self.version}"]
         return ["apt-get", "download", "--quiet=2", "-o", "Acquire::Retries=2", f"{self.name}={self.version}"]
 
 
@@ -108,7 +103,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _deliver(package: Package, workplace: Path, archive: Path, timeout_s: float) -> Path:
     """What the client put into an empty folder."""
-    client = "pip" if package.manager == "pip" else package.command[0]
+    client = package.command[0]
     remedy = f"or put the archive by hand at {archive}"
     try:
         subprocess.run(
@@ -142,34 +137,23 @@ def files(archive: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
     """Paths and contents of an archive's files, in its order.
 
     Args:
-        archive: A ``.tgz``, ``.whl`` or ``.deb``.
+        archive: A ``.tgz`` or ``.deb``.
         pattern: Which paths, as in a shell; ``*`` also stands for slashes.
 
     Raises:
         ValueError: If no path fits the pattern.
     """
     found = False
-    for name, content in _wheel_files(archive, pattern) if archive.suffix == ".whl" else _tar_files(archive, pattern):
-        found = True
-        yield name, content
-    if not found:
-        raise ValueError(f"{archive} has no file {pattern}")
-
-
-def _wheel_files(archive: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
-    with zipfile.ZipFile(archive) as opened:
-        for name in opened.namelist():
-            if fnmatchcase(name, pattern):
-                yield name, opened.read(name)
-
-
-def _tar_files(archive: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
     with archive.open("rb") as raw, tarfile.open(fileobj=_debian_data(raw) or raw) as opened:
         for member in opened:
-            if member.isfile() and fnmatchcase(member.name.removeprefix("./"), pattern):
+            name = member.name.removeprefix("./")
+            if member.isfile() and fnmatchcase(name, pattern):
                 stream = opened.extractfile(member)
                 assert stream is not None  # it is a file
-                yield member.name.removeprefix("./"), stream.read()
+                found = True
+                yield name, stream.read()
+    if not found:
+        raise ValueError(f"{archive} has no file {pattern}")
 
 
 def _debian_data(raw: IO[bytes]) -> io.BytesIO | None:

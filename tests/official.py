@@ -1,4 +1,6 @@
-"""Small copies of the four benchmarks in their official layouts, as folders and as archives, odd cases included.
+"""Small copies of the four benchmarks and of Grocery Store in their official layouts, as folders and as archives.
+
+Odd cases are included.
 
 Every set has four training and four test classes, the last of each with five images and the others with four: see
 ``COUNTS``. The images are real JPEG files of noise, no two alike, between 40 and 60 pixels wide. In each set one is
@@ -37,6 +39,10 @@ SOP_CLASSES = {
 INAT_CLASSES = {
     **{0: "Actinopterygii", 31: "Insecta", 2999: "Aves", 7001: "Plantae"},
     **{3001: "Aves", 5000: "Plantae", 5690: "Plantae", 8141: "Reptilia"},
+}
+GROCERY_CLASSES = {
+    **{0: "Fruit/Apple/Golden-Delicious", 5: "Fruit/Avocado", 39: "Packages/Milk/Arla", 40: "Packages/Milk/Garant"},
+    **{41: "Packages/Oatly", 66: "Vegetables/Leek", 67: "Vegetables/Mushroom/Brown-Cap", 80: "Vegetables/Zucchini"},
 }
 BOX = {"bbox_x1": 1, "bbox_y1": 2, "bbox_x2": 30, "bbox_y2": 20}
 LABELLED = "cars_test_annos_withlabels.mat"
@@ -233,6 +239,44 @@ def inat_archives(folder: Path, **odd: bool | str) -> list[Path]:
     """Writes ``train_val2018.tar.gz`` and ``Inat_dataset_splits.zip``; ``odd`` as for :func:`inat_folder`."""
     archives = {"train_val2018.tar.gz": ["train_val2018"], "Inat_dataset_splits.zip": ["Inat_dataset_splits"]}
     return _packed(folder, lambda root: inat_folder(root, **odd), archives)  # type: ignore[arg-type]
+
+
+def grocery_folder(root: Path, *, crlf: bool = False, stray: bool = False) -> Path:
+    """Writes ``root/GroceryStoreDataset-master/dataset``, as the repository's archive unpacks.
+
+    Args:
+        root: Made if missing.
+        crlf: End the lists' lines as Windows does.
+        stray: Add what a Mac leaves.
+
+    Returns:
+        The inner folder.
+    """
+    inner = root / "GroceryStoreDataset-master" / "dataset"
+    lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    number = 0
+    for (cls, folder), images in zip(GROCERY_CLASSES.items(), IMAGES, strict=True):
+        for copy in range(images):
+            number += 1
+            part = ("train", "test", "val")[copy % 3]
+            # As in the official lists: one class lies in another place in one part.
+            place = folder.replace("Mushroom/", "") if part == "val" else folder
+            path = f"{part}/{place}/{folder.rpartition('/')[2]}_{copy + 1:03}.jpg"
+            write_image(inner / path, number)
+            lists[part].append(f"{path}, {cls}, {cls // 2}")
+    for part, lines in lists.items():
+        write_lines(inner / f"{part}.txt", lines, crlf=crlf)
+    write_lines(inner / "classes.csv", ["Class Name (str),Class ID (int)", "Golden-Delicious,0"])
+    iconic = inner / "iconic-images-and-descriptions" / "Fruit" / "Avocado"
+    write_image(iconic / "Avocado_Iconic.jpg", 998)
+    if stray:
+        write_mac_files(root, inner / "train" / "Fruit")
+    return inner
+
+
+def grocery_archive(folder: Path, **odd: bool) -> Path:
+    """Writes ``GroceryStoreDataset-master.zip`` into a folder; ``odd`` as for :func:`grocery_folder`."""
+    return _packed(folder, lambda root: grocery_folder(root, **odd), {"GroceryStoreDataset-master.zip": ["*"]})[0]
 
 
 def image_folder(root: Path, *, train_and_test: bool = True) -> Path:

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import tarfile
-import zipfile
 from hashlib import sha256
 from pathlib import Path
 
@@ -24,20 +23,6 @@ def tgz(content: dict[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
-def wheel(name: str, version: str) -> bytes:
-    """A wheel that pip accepts: one module and what describes it."""
-    stream = io.BytesIO()
-    info = f"{name}-{version}.dist-info"
-    with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr(f"{name}/data.bin", b"pictures")
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{info}/RECORD", "")
-    return stream.getvalue()
-
-
 def deb(content: dict[str, bytes]) -> bytes:
     """A Debian package: an ar archive of three entries, the first two of odd length."""
     data = tgz({f"./{name}": file for name, file in content.items()})
@@ -47,19 +32,6 @@ def deb(content: dict[str, bytes]) -> bytes:
             f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(part):<10}`\n".encode() + part + b"\n" * (len(part) % 2)
         )
     return archive
-
-
-@pytest.fixture
-def index(tmp_path, monkeypatch):
-    """A folder of wheels that pip looks into, and nowhere else."""
-    folder = tmp_path / "index"
-    folder.mkdir()
-    for name in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    return folder
 
 
 @pytest.fixture
@@ -76,31 +48,30 @@ def client(tmp_path, monkeypatch):
     return write
 
 
-def test_pip_delivers_a_wheel_and_the_second_time_it_is_not_asked(index, tmp_path):
-    content = wheel("toy", "1.0")
-    (index / "toy-1.0-py3-none-any.whl").write_bytes(content)
-    package = Package("pip", "toy", "1.0", sha256(content).hexdigest())
-    archive = fetch(package, tmp_path / "downloads")
-    assert archive == tmp_path / "downloads" / "toy-1.0.whl"
-    assert dict(files(archive, "toy/*")) == {"toy/data.bin": b"pictures"}
-    (index / "toy-1.0-py3-none-any.whl").unlink()
-    assert fetch(package, tmp_path / "downloads") == archive
-    assert [path.name for path in (tmp_path / "downloads").iterdir()] == ["toy-1.0.whl"]
+TOY = Package("npm", "toy", "1.0.0", sha256(b"x").hexdigest())
 
 
-def test_what_pip_does_not_find_is_one_sentence_with_the_place_for_the_file(index, tmp_path):
-    with pytest.raises(ValueError, match=r"pip did not deliver the pip package toy 1\.0 \(.*toy==1\.0\)") as caught:
-        fetch(Package("pip", "toy", "1.0", "0" * 64), tmp_path)
-    assert str(caught.value).endswith(f"put the archive by hand at {tmp_path / 'toy-1.0.whl'}")
+def test_the_second_time_the_client_is_not_asked(client, tmp_path):
+    client("npm", "printf x > toy.tgz")
+    archive = fetch(TOY, tmp_path / "downloads")
+    assert archive == tmp_path / "downloads" / "toy-1.0.0.tgz"
+    client("npm", "exit 1")
+    assert fetch(TOY, tmp_path / "downloads") == archive
+    assert [path.name for path in (tmp_path / "downloads").iterdir()] == ["toy-1.0.0.tgz"]
+
+
+def test_what_the_client_does_not_find_is_one_sentence_with_the_place_for_the_file(client, tmp_path):
+    client("npm", "echo 'npm error 404 Not Found: toy@1.0.0' >&2; exit 1")
+    with pytest.raises(ValueError, match=r"npm did not deliver the npm package toy 1\.0\.0 \(.*toy@1.0.0\)") as caught:
+        fetch(TOY, tmp_path)
+    assert str(caught.value).endswith(f"put the archive by hand at {tmp_path / 'toy-1.0.0.tgz'}")
     assert "\n" not in str(caught.value)
 
 
-def test_a_wheel_that_is_not_the_pinned_one_is_not_kept(index, tmp_path):
-    (index / "toy-1.0-py3-none-any.whl").write_bytes(wheel("toy", "1.0"))
-    with pytest.raises(
-        ValueError, match=r"the pip package toy 1\.0 is pinned to 0{64}; the registry's copy was altered"
-    ):
-        fetch(Package("pip", "toy", "1.0", "0" * 64), tmp_path / "downloads")
+def test_an_archive_that_is_not_the_pinned_one_is_not_kept(client, tmp_path):
+    client("npm", "printf y > toy.tgz")
+    with pytest.raises(ValueError, match=f"toy 1.0.0 is pinned to {TOY.sha256}; the registry's copy was altered"):
+        fetch(TOY, tmp_path / "downloads")
     assert not any((tmp_path / "downloads").iterdir())
 
 
@@ -122,14 +93,11 @@ def test_an_archive_put_there_by_hand_is_compared_too(tmp_path):
         (Package("apt", "fonts-toy", "1:2-3", sha256(b"x").hexdigest()), "apt-get", "download .* fonts-toy=1:2-3"),
     ],
 )
-def test_the_other_clients_are_asked_for_exactly_the_pinned_version(client, tmp_path, package, client_name, arguments):
+def test_clients_are_asked_for_exactly_the_pinned_version(client, tmp_path, package, client_name, arguments):
     client(client_name, f"echo \"$@\" | grep -q '^{arguments}$' && printf x > whatever_it_is_called")
     archive = fetch(package, tmp_path / "downloads")
     assert archive.name in ("scope-toy-1.0.0.tgz", "fonts-toy-1-2-3.deb")
     assert archive.read_bytes() == b"x"
-
-
-TOY = Package("npm", "toy", "1.0.0", sha256(b"x").hexdigest())
 
 
 def test_a_client_that_is_not_installed_is_named(tmp_path, monkeypatch):

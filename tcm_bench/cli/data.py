@@ -1,6 +1,5 @@
 """Datasets: `tcm-bench data list`, `prepare`, `verify`, `stats` and `table`."""
 
-import contextlib
 import csv
 import io
 import json
@@ -15,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from typer.core import TyperCommand
+
+from tcm_bench.progress import progress
 
 if TYPE_CHECKING:
     from tcm_bench.data.table import Splits
@@ -114,13 +114,11 @@ def prepare(
     root: Root = None,
 ) -> None:
     """Get a dataset and unpack it; a second call goes on where the first was stopped."""
-    if name in EMBEDDED or name in OWN:
+    if (dataset := _in_catalog(name)) is None:
         raise ValueError(f"{name} needs no preparation; `tcm-bench data verify {name}` looks at it")
-    source = _source(name, root)
-    from tcm_bench.prepare.catalog import dataset
-    from tcm_bench.prepare.prepare import prepare as prepared
+    from tcm_bench.prepare.staging import prepare as prepared
 
-    prepared(dataset(source.name), source.root, sources, say=lambda line: typer.echo(line, err=True))
+    prepared(dataset, _located(name, root).root, sources, say=lambda line: typer.echo(line, err=True))
 
 
 def verify(
@@ -131,13 +129,13 @@ def verify(
     processes: Processes = None,
 ) -> None:
     """Check counts, list and every image of a dataset, and that no image is on both sides; status 1 on any fault."""
-    source = _source(name, root)
+    source = _located(name, root)
     from tcm_bench.prepare.verify import verify as verification
 
-    with _progress("reading images") as on_progress:
+    with progress("reading images") as tell:
         found = verification(
             source.splits_of, source.root, subset=subset, benchmark=source.benchmark, remedy=source.remedy,
-            processes=processes, on_progress=on_progress,
+            processes=processes, on_progress=tell,
         )  # fmt: skip
     if as_json:
         typer.echo(json.dumps({"name": name, "root": str(source.root), **found.as_json()}, indent=2))
@@ -153,13 +151,13 @@ def verify(
 
 def stats(name: Name, root: Root = None, subset: Subset = False, processes: Processes = None) -> None:
     """What the classes and images are like: how many, how large, which formats."""
-    source = _source(name, root)
+    source = _located(name, root)
     splits = source.splits_of(source.root, subset=subset)
     from tcm_bench.prepare.summary import summary
 
     for side, table in (("train", splits.train), ("test", splits.test)):
-        with _progress(f"{side}: reading headers") as on_progress:
-            described = summary(table, processes, on_progress)
+        with progress(f"{side}: reading headers") as tell:
+            described = summary(table, processes, tell)
         for line in _description(side, described):
             typer.echo(line)
 
@@ -170,7 +168,7 @@ def table(
     root: Root = None,
 ) -> None:
     """Print one side as CSV: path, label (counted from 0) and name of the class; a subset is accepted."""
-    source = _source(name, root)
+    source = _located(name, root)
     splits = source.splits_of(source.root, subset=True)
     from tcm_bench.prepare.verify import item_paths
 
@@ -184,7 +182,7 @@ def table(
     sys.stdout.flush()  # a reader that has gone is told of here, not while Python ends
 
 
-class Source(NamedTuple):
+class Located(NamedTuple):
     """Where a dataset lies and how it is read.
 
     Attributes:
@@ -200,39 +198,48 @@ class Source(NamedTuple):
     benchmark: "Dataset | None" = None
 
 
-def _source(name: str, root: Path | None) -> Source:
-    """The dataset of that name, in a folder given or in its own.
+def _in_catalog(name: str) -> "Dataset | None":
+    """What can be prepared under that name, which in conf/ is an identifier; None: it is only described there.
 
     Raises:
         ValueError: If there is no such name.
     """
     from tcm_bench.prepare.catalog import DATASETS
-    from tcm_bench.prepare.prepare import PREPARED
     from tcm_bench.runs.naming import PROJECT_ROOT
 
-    name = name.lower() if name.lower() in DATASETS else name
-    if (hyphened := name.replace("_", "-")) in DATASETS:  # in conf/ the names are identifiers
-        name = hyphened
-        place = (root or PROJECT_ROOT / "data" / name).absolute()
-        given = f" --root {shlex.quote(str(root))}" if root else ""
-        # A prepared copy is left alone; another folder may hold anything, the archives too.
-        moved = "move it elsewhere and " if (place / PREPARED).exists() else ""
-        remedy = (
-            f"if this is a copy of {name}, {moved}run `tcm-bench data prepare {name}{given}` (with --from ARCHIVES if "
-            "you have them); give another folder with --root, accept a part with --subset"
-        )
-        dataset = DATASETS[name]
-        return Source(name, place, dataset.splits, remedy, None if dataset.fingerprints is None else dataset)
+    key = name.lower().replace("_", "-")
     described = {path.stem for path in (PROJECT_ROOT / "conf" / "data").glob("[!_]*.yaml")}
-    if name in described:
-        return _described(name, root)
+    if key in DATASETS or name in described:
+        return DATASETS.get(key)
     known = sorted({*DATASETS, *(stem for stem in described if stem.replace("_", "-") not in DATASETS)})
     near = get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"there is no dataset {name!r}{hint} (known: {', '.join(known)})")
 
 
-def _described(name: str, root: Path | None) -> Source:
+def _located(name: str, root: Path | None) -> Located:
+    """The dataset of that name, in a folder given or in its own.
+
+    Raises:
+        ValueError: If there is no such name.
+    """
+    from tcm_bench.prepare.staging import PREPARED
+    from tcm_bench.runs.naming import PROJECT_ROOT
+
+    if (dataset := _in_catalog(name)) is None:
+        return _described(name, root)
+    place = (root or PROJECT_ROOT / "data" / dataset.name).absolute()
+    given = f" --root {shlex.quote(str(root))}" if root else ""
+    # A prepared copy is left alone; another folder may hold anything, the archives too.
+    moved = "move it elsewhere and " if (place / PREPARED).exists() else ""
+    remedy = (
+        f"if this is a copy of {dataset.name}, {moved}run `tcm-bench data prepare {dataset.name}{given}` (with --from "
+        "ARCHIVES if you have them); give another folder with --root, accept a part with --subset"
+    )
+    return Located(dataset.name, place, dataset.splits, remedy, None if dataset.fingerprints is None else dataset)
+
+
+def _described(name: str, root: Path | None) -> Located:
     """A dataset as `conf/data/NAME.yaml` describes it: the embedded ones, the user's own, and any that was added."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
@@ -256,10 +263,10 @@ def _described(name: str, root: Path | None) -> Source:
             data.splits.images_per_class = None
         return build(data.splits)
 
-    return Source(name, Path(root or data[place]).absolute(), splits_of)
+    return Located(name, Path(root or data[place]).absolute(), splits_of)
 
 
-def _verdict(source: Source, found: "Verification", subset: bool) -> Iterator[str]:
+def _verdict(source: Located, found: "Verification", subset: bool) -> Iterator[str]:
     """What was found, for people: many faults of one kind are not all listed."""
     counts = " and ".join(
         f"{count.images:,} {side} images of {count.classes:,} classes"
@@ -331,16 +338,6 @@ def _way(dataset: "Dataset") -> str:
         return "package manager"
     linked = [bool(archive.urls) for archive in dataset.archives]
     return "download" if all(linked) else "download, partly by hand" if any(linked) else "by hand"
-
-
-@contextlib.contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal's stderr, else nothing."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 data_app.command("list")(list_datasets)

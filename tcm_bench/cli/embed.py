@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from tcm_bench.cli.evaluate import torch_device
 from tcm_bench.cli.runs import OutputDir
+from tcm_bench.progress import progress
 from tcm_bench.report.source import run_folder
 
 
@@ -44,9 +43,7 @@ def embed(
 
     check_format(out)  # better refused now than after minutes
     place = torch_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    terminal = Console(stderr=True)
-    with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
-        task = progress.add_task("embedding", total=None)
+    with progress("embedding") as tell:
         found = embedded(
             folder,
             images,
@@ -54,7 +51,7 @@ def embed(
             device=place,
             batch_size=batch_size,
             num_workers=workers,
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+            on_progress=tell,
         )
     write_embedded(found, out)
     items, dim = found.embeddings.shape

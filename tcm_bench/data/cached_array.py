@@ -5,20 +5,18 @@ import hashlib
 import json
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tcm_bench.files import file_sha256, write_atomic
+from tcm_bench.files import file_sha256, locked, write_atomic
+from tcm_bench.progress import progress
 
 log = logging.getLogger(__name__)
+WAITING = "another process computes the same %s: waiting for it"
 
 
 def cached_array(
@@ -61,9 +59,9 @@ def cached_array(
     """
     key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:20]
     file = Path(folder) / f"{key}.npy"
-    with _writing(name, file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(name, file.with_suffix(".lock")):
+    with contextlib.ExitStack() as held:
+        with _writing(name, file):
+            held.enter_context(locked(file.with_suffix(".lock"), lambda: log.info(WAITING, name)))
         if not _is_whole(name, file, shape, dtype):
             started = time.monotonic()
             watched = _watched(name, blocks(), items, items_in, on_progress, progress_bar)
@@ -86,17 +84,15 @@ def _watched(
     progress_bar: bool,
 ) -> Iterator[np.ndarray]:
     """The blocks, with their progress shown and reported."""
-    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    visible = progress_bar and sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), disable=not visible, transient=True) as bar:
-        task = bar.add_task("", total=total)
+    with progress(name, visible=progress_bar) as tell:
         done = 0
+        tell(done, total)
         if on_progress:
             on_progress(done, total)
         for block in blocks:
             yield block
             done += items_in(block)
-            bar.update(task, completed=done)
+            tell(done, total)
             if on_progress:
                 on_progress(done, total)
 
@@ -145,26 +141,8 @@ def _writing(name: str, file: Path, size: int = 0) -> Iterator[None]:
     """Turn the system's refusals into one sentence."""
     try:
         yield
-    except Timeout:  # an OSError too, but of a lock that somebody holds
-        raise
     except OSError as error:
         raise ValueError(
             f"{file.parent} cannot be written ({error.strerror}): a cache of {name} needs {size / 1e6:.0f} MB there; "
             "free space or set machine.cache_dir to another folder"
         ) from error
-
-
-@contextlib.contextmanager
-def _locked(name: str, file: Path) -> Iterator[None]:
-    """Hold a lock that the system releases even if the process is killed."""
-    lock = FileLock(file)
-    try:
-        with _writing(name, file):
-            lock.acquire(timeout=0)
-    except Timeout:
-        log.info("another process computes the same %s: waiting for it", name)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

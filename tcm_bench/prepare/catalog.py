@@ -6,17 +6,14 @@ public and served without a login; for all others there are steps by hand.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
-from tcm_bench.data.datasets import cars, cub, inat, sop
+from tcm_bench.data.datasets import cars, cub, grocery, inat, sop
 from tcm_bench.data.datasets.bundled import embedded_splits
-from tcm_bench.data.datasets.folder import folder
 from tcm_bench.data.table import Splits
-from tcm_bench.prepare.recipes.emoji import prepare_emoji
-from tcm_bench.prepare.recipes.grocery import prepare_grocery
-from tcm_bench.prepare.recipes.icons import prepare_icons
-from tcm_bench.prepare.recipes.mnist import prepare_fashion_mnist, prepare_mnist
+from tcm_bench.prepare.recipes import emoji, icons, mnist, strips
+from tcm_bench.prepare.recipes.drawings import Recipe
 
 GIB = 2**30
 
@@ -26,7 +23,7 @@ class Archive:
     """One published file.
 
     Attributes:
-        file: Its official name. Files are recognised by what they hold, never by this.
+        file: Its official name. Files are recognized by what they hold, never by this.
         md5: As published; None: unknown.
         urls: Where it can be downloaded, the first to answer is taken; empty: only by hand.
         size: Bytes, roughly, to compare with the free disk space beforehand; None: unknown.
@@ -153,7 +150,7 @@ BENCHMARKS = (
         name="inat",
         title=inat.DATASET,
         splits=inat.inat,
-        terms="for non-commercial research and education; each photograph has a licence of its own",
+        terms="for non-commercial research and education; each photograph has a license of its own",
         counts=inat.COUNTS,
         fingerprints={},
         manual=(
@@ -177,80 +174,48 @@ BENCHMARKS = (
     ),
 )
 
+GROCERY = Dataset(
+    name="grocery",
+    title=f"{grocery.DATASET}, a split of this project's own",
+    splits=grocery.grocery,
+    terms="MIT",
+    counts=grocery.COUNTS,
+    manual=(
+        "Open https://github.com/marcusklasson/GroceryStoreDataset and choose Code, Download ZIP; or clone it and\n"
+        "give the folder. (The bytes of such an archive are made anew by each download: it has no checksum.)"
+    ),
+    archives=(Archive("GroceryStoreDataset-master.zip"),),
+    keep=dict.fromkeys(f"{part}{suffix}" for part in grocery.PARTS for suffix in ("", ".txt")),
+)
+
 
 def _made(
-    name: str,
+    recipe: Recipe,
     title: str,
     terms: str,
     train: tuple[int, int],
     test: tuple[int, int],
-    build: Callable[[Path, Path], None],
-    reader: Callable[..., Splits] = embedded_splits,
+    build: Callable[[Path, Path], None] | None = None,
 ) -> Dataset:
     """A set that is put together from packages: pinned by their hashes, and by the counts that come out."""
     counts = {"train": train, "test": test}
 
     def splits(root: Path, *, subset: bool = False) -> Splits:
-        return reader(root, counts=None if subset else counts)
+        return embedded_splits(root, counts=None if subset else counts)
 
-    return Dataset(name=name, title=title, splits=splits, terms=terms, counts=counts, build=build)
+    return Dataset(recipe.name, title, splits, terms, counts, build=build or partial(strips.build, recipe))
 
 
+OPEN = "open licenses, two of eleven with share-alike: see its NOTICE.md"
+PERMISSIVE = "open licenses without share-alike: see its NOTICE.md"
+UNSTATED = "free for research; nobody states a license"
 MID_SIZE = (
+    _made(emoji.RECIPE, "emoji in five to eleven drawings each, 64 px", OPEN, (795, 6_901), (795, 6_992)),
     _made(
-        "emoji-full",
-        "emoji in five to eleven drawings each, 64 px",
-        "open licences, two of eleven with share-alike: see its NOTICE.md",
-        (795, 6_901),
-        (795, 6_992),
-        prepare_emoji,
+        icons.RECIPE, "ideas in 6 to 126 icon sets each, 48 px", PERMISSIVE, (1_093, 21_410), (1_093, 21_427),
+        icons.prepare_icons,
     ),
-    _made(
-        "icons-full",
-        "ideas in 6 to 126 icon sets each, 48 px",
-        "open licences without share-alike: see its NOTICE.md",
-        (1_093, 21_410),
-        (1_093, 21_427),
-        prepare_icons,
-    ),
-    _made(
-        "mnist",
-        "MNIST by class, 28 px",
-        "free for research; nobody states a licence",
-        (5, 34_569),
-        (5, 35_431),
-        prepare_mnist,
-    ),
-    _made(
-        "fashion-mnist",
-        "Fashion-MNIST by class, 28 px",
-        "MIT",
-        (5, 35_000),
-        (5, 35_000),
-        prepare_fashion_mnist,
-    ),
-    _made(
-        "grocery",
-        "photographs of fruit in shops, 348 px",
-        "the package is MIT; it states no licence of the images: do not redistribute them",
-        (7, 749),
-        (7, 644),
-        prepare_grocery,
-        folder,
-    ),
-)
+    _made(mnist.RECIPE, "MNIST by class, 28 px", UNSTATED, (5, 34_569), (5, 35_431)),
+)  # fmt: skip
 
-DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (*BENCHMARKS, *MID_SIZE)}
-
-
-def dataset(name: str) -> Dataset:
-    """The dataset of that name.
-
-    Raises:
-        ValueError: If there is none; names the nearest.
-    """
-    if name in DATASETS:
-        return DATASETS[name]
-    near = get_close_matches(name, DATASETS, n=1)
-    hint = f", did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"no dataset is called {name!r}{hint} There are: {', '.join(DATASETS)}")
+DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (*BENCHMARKS, GROCERY, *MID_SIZE)}

@@ -7,38 +7,28 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
+from rich.filesize import decimal
+from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError as BrokenBody
+from urllib3.util import Retry
 
-from tcm_bench.prepare.progress import gigabytes, progress
+from tcm_bench.files import naming_full_disk
+from tcm_bench.progress import progress
 
 CHUNK = 2**20
 PIECE = 2**16  # of a transfer: what is lost when a connection goes silent
-TOO_BUSY = (429, 503)
-TEMPORARY = (408, 425, 500, 502, 504)
+TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 
-
-@dataclass(frozen=True)
-class Patience:
-    """How long to try one mirror.
-
-    Attributes:
-        attempts: In a row without a byte more than before; two at a server that never answers.
-        backoff_s: Wait after the first failure, doubled after each further one.
-        longest_wait_s: No wait is longer; a server that asks for more is given up.
-        timeout_s: Until a connection stands, and between two pieces.
-    """
-
-    attempts: int = 5
-    backoff_s: float = 1.0
-    longest_wait_s: float = 60.0
-    timeout_s: tuple[float, float] = (10.0, 60.0)
+ATTEMPTS = 4  # in a row at a busy server, and in a row without a byte more than before
+BACKOFF_S = 1.0  # after the first failure, doubled after each further one
+LONGEST_WAIT_S = 60.0  # a server that asks for more is given up
+TIMEOUT_S = (10.0, 60.0)  # until a connection stands, and between two pieces
 
 
 class Hashes(NamedTuple):
@@ -52,12 +42,18 @@ class _Unavailable(Exception):
     """Why this mirror is given up."""
 
 
-class _Interrupted(Exception):
-    """Why this attempt failed; another may succeed. `wait_s`: as the server asked for."""
+class _Broken(Exception):
+    """Why a transfer ended early; the next one goes on from there."""
 
-    def __init__(self, reason: str, wait_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait_s = wait_s
+
+class _Retry(Retry):
+    """Asks a busy server again, but not one that wants to be left alone for long."""
+
+    def sleep_for_retry(self, response: BaseHTTPResponse) -> bool:
+        """Wait as long as the server asks for, if it does."""
+        if (wait_s := self.get_retry_after(response) or 0) > LONGEST_WAIT_S:
+            raise _Unavailable(f"it answers {response.status} and asks to wait for {wait_s:.0f} s")
+        return super().sleep_for_retry(response)
 
 
 def download(
@@ -68,7 +64,6 @@ def download(
     sha256: str | None = None,
     size: int | None = None,
     say: Callable[[str], None],
-    patience: Patience = Patience(),
 ) -> Hashes:
     """Fetch a file; what is already there is kept and continued, also by a later process.
 
@@ -81,7 +76,6 @@ def download(
         sha256: The same.
         size: Bytes, roughly; a mirror that sends twice as much is given up. None: unknown.
         say: Takes lines about what is going on.
-        patience: How long to try.
 
     Returns:
         Hashes of the file.
@@ -99,25 +93,23 @@ def download(
     reasons = []
     for url in urls:
         try:
-            return _Mirror(url, file, expected, size, say, patience).fetch()
+            with naming_full_disk(file.parent):
+                return _Mirror(url, file, expected, size, say).fetch()
         except _Unavailable as error:
             reasons.append(f"{shown(url)}: {error}")
             say(reasons[-1])
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise ValueError(f"the disk of {file.parent} is full: free some space and repeat") from error
     raise ValueError(f"{file.name} could not be downloaded ({'; '.join(reasons) or 'no mirror is known'})")
 
 
 def hashes(file: Path, say: Callable[[str], None]) -> Hashes:
     """MD5, which is what authors publish, and SHA-256, in one pass."""
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
-    with file.open("rb") as stream, progress(f"checking {file.name}", file.stat().st_size, say) as advance:
+    size = file.stat().st_size
+    with file.open("rb") as stream, progress(f"checking {file.name}", say, in_bytes=True) as tell:
         while chunk := stream.read(CHUNK):
             md5.update(chunk)
             sha256.update(chunk)
-            advance(len(chunk))
+            tell(stream.tell(), size)
     return Hashes(md5.hexdigest(), sha256.hexdigest())
 
 
@@ -129,164 +121,146 @@ def mismatch(found: Hashes, expected: dict[str, str | None]) -> str:
     return ""
 
 
+def _session() -> requests.Session:
+    """Busy servers are left to urllib3; a transfer that breaks off is not: it shall go on where it broke."""
+    busy = _Retry(
+        total=None, connect=0, read=False, other=0, status=ATTEMPTS - 1, status_forcelist=TEMPORARY,
+        raise_on_status=False, backoff_factor=BACKOFF_S, backoff_max=LONGEST_WAIT_S,
+    )  # fmt: skip
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(max_retries=busy))
+    return session
+
+
 def shown(url: str) -> str:
     """A URL without what may be secret: user, password, query."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
+@dataclass(frozen=True)
 class _Mirror:
     """One URL and the part of the file that is there."""
 
-    def __init__(
-        self,
-        url: str,
-        file: Path,
-        expected: dict[str, str | None],
-        size: int | None,
-        say: Callable[[str], None],
-        patience: Patience,
-    ) -> None:
-        self.url, self.file, self.expected, self.size = url, file, expected, size
-        self.say, self.patience = say, patience
-        self.answered = False
-        self.part = file.with_name(f"{file.name}.part")
-        self.origin = file.with_name(f"{file.name}.part.json")  # which version of the file the part is of
+    url: str
+    file: Path
+    expected: dict[str, str | None]
+    size: int | None
+    say: Callable[[str], None]
+
+    @property
+    def part(self) -> Path:
+        """The bytes so far."""
+        return self.file.with_name(f"{self.file.name}.part")
+
+    @property
+    def origin(self) -> Path:
+        """Of which URL the part is, and of which version of what lies there."""
+        return self.file.with_name(f"{self.file.name}.part.json")
+
+    @property
+    def have(self) -> int:
+        """Bytes of the part."""
+        return self.part.stat().st_size if self.part.exists() else 0
 
     def fetch(self) -> Hashes:
-        """The whole file, in as many attempts as that takes."""
-        if not self._can_continue():
-            self._start_over()
-        failures, furthest = 0, self._have()
-        while True:
-            resumed = self._have() > 0
-            try:
-                self._attempt()
+        """The whole file, in as many requests as that takes."""
+        failures = furthest = 0
+        with _session() as session:
+            while True:
+                validator = self._validator()
+                if not (validator or any(self.expected.values())):  # nothing would tell that the part does not fit
+                    self._start_over()
+                have = self.have
+                try:
+                    self._request_rest(session, validator)
+                except _Broken as error:
+                    failures = 1 if self.have > furthest else failures + 1
+                    furthest = max(furthest, self.have)
+                    if failures >= ATTEMPTS:
+                        raise _Unavailable(f"{error}, {failures} times in a row") from error
+                    self.say(f"{shown(self.url)}: {error}; trying again")
+                    time.sleep(min(BACKOFF_S * 2 ** (failures - 1), LONGEST_WAIT_S))
+                    continue
                 found = hashes(self.part, self.say)
                 if not (fault := mismatch(found, self.expected)):
                     self.part.replace(self.file)
                     self.origin.unlink(missing_ok=True)
                     return found
                 self._start_over()
-                if not resumed:  # the fault may be in what was there before
+                if not have:  # else the fault may be in what was there before
                     raise _Unavailable(f"the file {fault}")
                 self.say(f"what was there of {self.file.name} does not fit: starting over")
-            except _Interrupted as error:
-                failures = 1 if self._have() > furthest else failures + 1
-                furthest = max(furthest, self._have())
-                if failures >= (self.patience.attempts if self.answered else 2):
-                    raise _Unavailable(f"{error}, {failures} times in a row") from error
-                if error.wait_s is not None and error.wait_s > self.patience.longest_wait_s:
-                    raise _Unavailable(f"{error} and asks to wait for {error.wait_s:.0f} s") from error
-                wait_s = min(self.patience.backoff_s * 2 ** (failures - 1), self.patience.longest_wait_s)
-                wait_s = wait_s if error.wait_s is None else error.wait_s
-                self.say(f"{shown(self.url)}: {error}; trying again in {wait_s:.0f} s")
-                time.sleep(wait_s)
 
-    def _attempt(self) -> None:
+    def _request_rest(self, session: requests.Session, validator: str) -> None:
         """Ask for what is missing and append it; returns when the file is complete."""
-        have, origin = self._have(), self._read_origin()
         headers = {"Accept-Encoding": "identity"}
-        if have:
-            headers["Range"] = f"bytes={have}-"
-            if origin.get("url") == self.url and origin.get("validator"):
-                headers["If-Range"] = origin["validator"]
+        if self.have:
+            headers["Range"] = f"bytes={self.have}-"
+            if validator:
+                headers["If-Range"] = validator
         try:
-            with requests.get(self.url, headers=headers, stream=True, timeout=self.patience.timeout_s) as response:
-                self._receive(response, have, origin)
-        except (requests.Timeout, requests.exceptions.ChunkedEncodingError, BrokenBody) as error:
-            raise _Interrupted(_in_words(error)) from error
+            with session.get(self.url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
+                self._receive(response, self.have)
+        # In words of our own: the text of these errors quotes the URL with its query.
         except requests.exceptions.SSLError as error:
             raise _Unavailable("its certificate is not trusted") from error
+        except requests.Timeout as error:
+            raise _Broken("it does not answer in time") from error
         except requests.ConnectionError as error:  # a proxy's too
-            raise _Interrupted("it cannot be reached") from error
+            raise _Broken("it cannot be reached") from error
+        except (requests.exceptions.ChunkedEncodingError, BrokenBody) as error:
+            raise _Broken("the connection broke") from error
+        except requests.TooManyRedirects as error:
+            raise _Unavailable("it redirects in circles") from error
         except requests.RequestException as error:
-            raise _Unavailable(_in_words(error)) from error
+            raise _Unavailable(f"the request failed ({type(error).__name__})") from error
 
-    def _receive(self, response: requests.Response, have: int, origin: dict[str, str]) -> None:
+    def _receive(self, response: requests.Response, have: int) -> None:
         """Append the body of an answer to the part, or begin the part anew with it."""
-        self.answered = True
         status, headers = response.status_code, response.headers
+        start, _, whole = headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
         if status == 416 and have:
-            if headers.get("Content-Range", "").rpartition("/")[2] == str(have):
+            if whole == str(have):
                 return
             self._start_over()
-            raise _Interrupted("it has fewer bytes than are here already")
-        if status in TOO_BUSY:
-            raise _Interrupted(f"it answers {status} (too busy)", _seconds(headers.get("Retry-After")))
-        if status in TEMPORARY:
-            raise _Interrupted(f"it answers {status}")
-        if status not in (200, 206):
+            raise _Broken("it has fewer bytes than are here already")
+        if status == 206 and start.partition("-")[0] != str(have):
+            self._start_over()
+            raise _Broken("it sends another part than was asked for")
+        if status == 200:
+            have, whole = 0, headers.get("Content-Length", "")
+        elif status != 206:
             raise _Unavailable(f"it answers {status}")
-        tag = headers.get("ETag") or ""
-        if status == 206:
-            start, _, total_text = headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-            changed = origin.get("url") == self.url and tag != origin.get("tag", tag)
-            if changed or start.partition("-")[0] != str(have):
-                self._start_over()
-                raise _Interrupted("the file there has changed")
-            total = int(total_text) if total_text.isdigit() else None
-        else:
-            have = 0
-            length = headers.get("Content-Length", "")
-            total = int(length) if length.isdigit() else None
+        total = int(whole) if whole.isdigit() else None
         # A weak tag promises the same meaning, not the same bytes: it may not be used with If-Range.
-        validator = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified", "")
-        self.origin.write_text(json.dumps({"url": self.url, "tag": tag, "validator": validator}), encoding="utf-8")
-        free = shutil.disk_usage(self.part.parent).free
-        if total and total - have > free:
+        tag = headers.get("ETag", "W/")
+        validator = headers.get("Last-Modified", "") if tag.startswith("W/") else tag
+        self.origin.write_text(json.dumps({"url": self.url, "validator": validator}), encoding="utf-8")
+        if total and total - have > shutil.disk_usage(self.part.parent).free:
             raise OSError(errno.ENOSPC, "No space left on device")
         what = f"downloading {self.file.name}"
-        with self.part.open("ab" if have else "wb") as part, progress(what, total, self.say, have) as advance:
+        with self.part.open("ab" if have else "wb") as part, progress(what, self.say, in_bytes=True) as tell:
             # `raw`: some servers call a .tgz "encoded"; its bytes are to be kept as they are.
             for chunk in response.raw.stream(PIECE, decode_content=False):
                 part.write(chunk)
                 have += len(chunk)
-                advance(len(chunk))
+                tell(have, total)
                 if self.size and have > 2 * self.size:
                     self._start_over()
-                    raise _Unavailable(f"it sends more than {gigabytes(2 * self.size)}")
+                    raise _Unavailable(f"it sends more than {decimal(2 * self.size)}")
         if total is not None and have < total:
-            raise _Interrupted(f"the connection ended after {have} of {total} bytes")
-
-    def _can_continue(self) -> bool:
-        """Whether the part may be continued from here: its version is known, or a checksum will tell."""
-        origin = self._read_origin()
-        known = origin.get("url") == self.url and bool(origin.get("validator") or origin.get("tag"))
-        return known or any(self.expected.values())
-
-    def _have(self) -> int:
-        return self.part.stat().st_size if self.part.exists() else 0
+            raise _Broken(f"the connection ended after {have} of {total} bytes")
 
     def _start_over(self) -> None:
         self.part.unlink(missing_ok=True)
         self.origin.unlink(missing_ok=True)
 
-    def _read_origin(self) -> dict[str, str]:
+    def _validator(self) -> str:
+        """What this URL called the version that the part is of; empty if unknown."""
         try:
-            return dict(json.loads(self.origin.read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError):  # or cut short by a kill
-            return {}
-
-
-def _in_words(error: Exception) -> str:
-    """Without the text of the error: it quotes the URL with its query."""
-    if isinstance(error, requests.Timeout):
-        return "it does not answer in time"
-    if isinstance(error, requests.TooManyRedirects):
-        return "it redirects in circles"
-    if isinstance(error, BrokenBody | requests.exceptions.ChunkedEncodingError):
-        return "the connection broke"
-    return f"the request failed ({type(error).__name__})"
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """What a server asks to wait, as a number or a date; None if it does not say."""
-    if retry_after is None:
-        return None
-    if retry_after.strip().isdigit():
-        return float(retry_after)
-    try:
-        return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
+            origin = json.loads(self.origin.read_text(encoding="utf-8"))
+            return origin["validator"] if origin["url"] == self.url else ""
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # or cut short by a kill
+            return ""

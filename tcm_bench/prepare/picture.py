@@ -1,7 +1,6 @@
-"""Image files as they lie on disk, read by many processes at once.
+"""Image files as they lie on disk, decoded as in training, by many processes at once.
 
-The readers here are Pillow's own and as strict as they come, whatever training decodes with; what they read becomes RGB
-as in training. Imports are few and light: every process starts with this module.
+Imports are few and light: every process starts with this module.
 """
 
 import hashlib
@@ -12,15 +11,16 @@ import stat
 import struct
 import threading
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import NamedTuple, TypeVar
+from contextlib import contextmanager
+from functools import partial
+from typing import IO, NamedTuple, TypeVar
 
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from tcm_bench.data.decode import DAMAGED, rgb
+from tcm_bench.data.decode import DAMAGED, picture
 from tcm_bench.process import cores
 
 DIGEST_BYTES = 16  # a chance of 1e-27 that two of half a million images share one
@@ -49,8 +49,11 @@ def pixel_digest(path: str) -> bytes:
     Raises:
         Unreadable: If any of it cannot be decoded.
     """
-    _, image = _decoded(path, whole=True)
-    return digest_of_pixels(image.size, image.tobytes())
+    with _naming_faults(path), _file(path) as file:
+        _opened(file)
+        file.seek(0)
+        pixels = picture(file.read(), path).pixels()
+    return digest_of_pixels((pixels.shape[1], pixels.shape[0]), pixels.tobytes())
 
 
 def digest_of_pixels(size: tuple[int, int], pixels: bytes) -> bytes:
@@ -66,27 +69,35 @@ def header(path: str) -> Header:
     Raises:
         Unreadable: If the file is not an image.
     """
-    size_bytes, image = _decoded(path, whole=False)
-    return Header(*image.size, str(image.format), image.mode, size_bytes)
+    with _naming_faults(path), _file(path) as file:
+        image = _opened(file)
+        return Header(*image.size, str(image.format), image.mode, os.fstat(file.fileno()).st_size)
 
 
-def _decoded(path: str, *, whole: bool) -> tuple[int, Image.Image]:
-    """The file's size and its image, opened or decoded as a whole."""
+def _file(path: str) -> IO[bytes]:
+    """A file that holds something."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
+        kind = "folder" if stat.S_ISDIR(status.st_mode) else "device or pipe"
+        raise Unreadable(f"is a {kind} where an image file is expected")
+    if not status.st_size:
+        raise Unreadable("is empty (0 bytes)")
+    return open(path, "rb")
+
+
+def _opened(file: IO[bytes]) -> Image.Image:
+    """The image of which the header has been read; one that claims to be vast is refused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # remarks on metadata
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(file)
+
+
+@contextmanager
+def _naming_faults(path: str) -> Iterator[None]:
+    """Turn all that can be wrong with a file into one sentence."""
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            kind = "folder" if stat.S_ISDIR(status.st_mode) else "device or pipe"
-            raise Unreadable(f"is a {kind} where an image file is expected")
-        if not status.st_size:
-            raise Unreadable("is empty (0 bytes)")
-        with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on metadata
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(file)
-            if whole:
-                ImageFile.LOAD_TRUNCATED_IMAGES = False
-                image = Image.fromarray(rgb(image))
-            return status.st_size, image
+        yield
     except Unreadable:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -98,7 +109,8 @@ def _decoded(path: str, *, whole: bool) -> tuple[int, Image.Image]:
     except UnidentifiedImageError as error:
         raise Unreadable(_other_kind(path)) from error
     except DAMAGED as error:
-        words = " ".join(str(error).split()) or type(error).__name__
+        cause = error.__cause__ or error  # the reader's own sentence names the file, which stands before this one
+        words = " ".join(str(cause).split()) or type(cause).__name__
         raise Unreadable(f"is cut short or damaged ({words})") from error
 
 
@@ -113,12 +125,8 @@ def _other_kind(path: str) -> str:
     return "is not an image of any known format"
 
 
-def read_all(
-    read: Callable[[str], T], paths: Sequence[str], processes: int | None = None
-) -> Iterator[list[T | Unreadable]]:
-    """What `read` returns or finds unreadable, chunk after chunk in the order of the paths.
-
-    Few chunks are under way at any time: neither paths nor results pile up.
+def read_all(read: Callable[[str], T], paths: Sequence[str], processes: int | None = None) -> Iterator[T | Unreadable]:
+    """What `read` returns or finds unreadable, in the order of the paths.
 
     Args:
         read: :func:`pixel_digest` or :func:`header`.
@@ -129,28 +137,20 @@ def read_all(
         ValueError: If a process is killed.
     """
     processes = processes or cores()
-    chunks = (list(paths[start : start + CHUNK]) for start in range(0, len(paths), CHUNK))
+    found = partial(_result, read)
     if processes == 1 or len(paths) <= FEW_CHUNKS * CHUNK:
-        yield from (_chunk(read, chunk) for chunk in chunks)
+        yield from map(found, paths)
         return
     # Forked from a process without threads: a fork of this one could inherit a lock that nobody will release.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", __name__])
-    pool = ProcessPoolExecutor(processes, context, initializer=_stay_with_parent)
-    under_way: deque[Future[list[T | Unreadable]]] = deque()
-    try:
-        for chunk in chunks:
-            under_way.append(pool.submit(_chunk, read, chunk))
-            if len(under_way) >= 4 * processes:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
-    except BrokenProcessPool as error:
-        raise ValueError(
-            "a process that reads images was killed, most likely because memory ran out; use fewer: --processes 1"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with ProcessPoolExecutor(processes, context, initializer=_stay_with_parent) as pool:
+        try:
+            yield from pool.map(found, paths, chunksize=CHUNK)
+        except BrokenProcessPool as error:
+            raise ValueError(
+                "a process that reads images was killed, most likely because memory ran out; use fewer: --processes 1"
+            ) from error
 
 
 def _stay_with_parent() -> None:
@@ -166,11 +166,8 @@ def _stay_with_parent() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _chunk(read: Callable[[str], T], paths: list[str]) -> list[T | Unreadable]:
-    found: list[T | Unreadable] = []
-    for path in paths:
-        try:
-            found.append(read(path))
-        except Unreadable as reason:
-            found.append(reason)
-    return found
+def _result(read: Callable[[str], T], path: str) -> T | Unreadable:
+    try:
+        return read(path)
+    except Unreadable as reason:
+        return reason

@@ -19,7 +19,7 @@ class Summary:
         images_per_class: int ``(classes,)``.
         widths: int ``(images,)`` in pixels; images that cannot be read are left out.
         heights: The same.
-        kinds: How many images have which format and colour mode.
+        kinds: How many images have which format and color mode.
         size_bytes: Of all files; None: the images lie in an archive.
         unreadable: How many images cannot be read.
     """
@@ -57,17 +57,14 @@ def summary(
     sizes = np.zeros((2, len(table)), dtype=np.int64)
     kinds: Counter[str] = Counter()
     readable = np.zeros(len(table), dtype=bool)
-    size_bytes = done = 0
-    for chunk in read_all(header, table.paths, processes):
-        for index, found in enumerate(chunk, start=done):
-            if isinstance(found, Unreadable):
-                continue
+    size_bytes = 0
+    for index, found in enumerate(read_all(header, table.paths, processes)):
+        if not isinstance(found, Unreadable):
             sizes[:, index] = found.width, found.height
             kinds[f"{found.format} {found.mode}"] += 1
             size_bytes += found.size_bytes
             readable[index] = True
-        done += len(chunk)
-        on_progress(done, len(table))
+        on_progress(index + 1, len(table))
     widths, heights = sizes[:, readable]
     missing = len(table) - int(readable.sum())
     return Summary(table.class_names, per_class, widths, heights, dict(kinds.most_common()), size_bytes, missing)

@@ -8,7 +8,6 @@ its sender is not to be trusted with the rest.
 import bz2
 import filecmp
 import gzip
-import io
 import lzma
 import os
 import stat
@@ -16,38 +15,23 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, NamedTuple
 
-from tcm_bench.prepare.progress import gigabytes, progress
+from rich.filesize import decimal
+
+from tcm_bench.progress import Tell, progress
 
 CHUNK = 2**20
 COMPRESSION: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")  # in a folder, these are not looked at for being archives
+MAX_MEMBERS = 1_000_000  # files in all sources, wanted or not
 MAX_RATIO = 200  # bytes from one of an archive: images give about 1, lists up to 20, zeros 1,000 and more
 FREE_OF_RATIO = 64 * 2**20
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError)
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """More than this is refused.
-
-    Attributes:
-        max_bytes: Of all wanted files together, and of each tar archive when decompressed.
-        max_members: Files in the sources, wanted or not.
-    """
-
-    max_bytes: int
-    max_members: int = 1_000_000
-
-    def of(self, source: Path) -> int:
-        """Bytes that may come out of one source, by what it weighs and not by what it says."""
-        return min(self.max_bytes, FREE_OF_RATIO + MAX_RATIO * source.stat().st_size)
 
 
 class Member(NamedTuple):
@@ -55,14 +39,14 @@ class Member(NamedTuple):
 
     Attributes:
         name: With forward slashes, checked to lead nowhere above.
-        size: As stated; more is not accepted.
-        open: Its bytes; to be called before the next member is asked for.
-        twin: Name of the earlier member whose bytes these are (a hard link); then there is nothing to open.
+        size: As stated.
+        open: Its bytes; to be called before the next member is asked for. None: it is a link.
+        twin: Of a hard link, the name of the earlier member whose bytes these are.
     """
 
     name: str
-    size: int
-    open: Callable[[], Any]
+    size: int = 0
+    open: Callable[[], Any] | None = None
     twin: str | None = None
 
 
@@ -75,14 +59,14 @@ class Unpacker:
     Args:
         tree: The folder, made if missing. Beside it lies, for a while, the file that is being written.
         place: Where a member goes, relative to `tree`; None: it is not wanted.
-        bounds: For all sources together.
+        max_bytes: Of all wanted files together, and of each tar archive when decompressed; more is refused.
         say: Takes lines about what is going on.
     """
 
     def __init__(
-        self, tree: Path, place: Callable[[str], str | None], bounds: Bounds, say: Callable[[str], None]
+        self, tree: Path, place: Callable[[str], str | None], max_bytes: int, say: Callable[[str], None]
     ) -> None:
-        self.tree, self.place, self.bounds, self.say = tree, place, bounds, say
+        self.tree, self.place, self.max_bytes, self.say = tree, place, max_bytes, say
         self._placed: dict[str, str] = {}  # by the name as file systems see it that ignore case and trailing dots
         self._members = self._bytes = 0
 
@@ -100,33 +84,26 @@ class Unpacker:
         Raises:
             ValueError: If the source is damaged, may not be trusted or contradicts an earlier one.
         """
-        wanted, limit = 0, self.bounds.max_bytes if source.is_dir() else self.bounds.of(source)
+        wanted, limit = 0, self.max_bytes
+        if not source.is_dir():  # by what it weighs and not by what it says
+            limit = min(limit, FREE_OF_RATIO + MAX_RATIO * source.stat().st_size)
         try:
-            with progress(f"unpacking {source.name}", _size(source), self.say) as advance:
-                for member in self._members_of(source, advance):
-                    if place := self.place(member.name):
+            with progress(f"unpacking {source.name}", self.say, in_bytes=True) as tell:
+                for member in MEMBERS[kind_of(source)](source, limit, tell):
+                    self._members += 1
+                    if self._members > MAX_MEMBERS:
+                        raise ValueError(f"{source} holds more than {MAX_MEMBERS} files: it is another dataset")
+                    if not is_junk(member.name) and (place := self.place(member.name)):
                         limit -= self._write(member, place, source, limit)
                         wanted += 1
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             name = Path(str(error.filename)).name
             raise ValueError(f"{source} holds {name} as a file and as a folder") from error
-        except DAMAGED as error:
-            raise ValueError(f"{source} is damaged or cut short ({_reason(error)}): fetch it again") from error
-        except OSError as error:
-            if error.errno is not None:
-                raise
-            # The decompressors' own
+        except (*DAMAGED, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the system's; one without a number is a decompressor's
             raise ValueError(f"{source} is damaged or cut short ({_reason(error)}): fetch it again") from error
         return wanted
-
-    def _members_of(self, source: Path, advance: Callable[[int], None]) -> Iterator[Member]:
-        kinds = {"folder": folder_members, "tar": tar_members, "zip": zip_members, "file": single_member}
-        for member in kinds[kind_of(source)](source, self.bounds, advance):
-            self._members += 1
-            if self._members > self.bounds.max_members:
-                raise ValueError(f"{source} holds more than {self.bounds.max_members} files: it is another dataset")
-            if not is_junk(member.name):
-                yield member
 
     def _write(self, member: Member, place: str, source: Path, limit: int) -> int:
         """Put a file in its place, unless it is there from an earlier process; returns its size."""
@@ -148,13 +125,18 @@ class Unpacker:
             unfinished.replace(target)
         self._placed[key] = place
         self._bytes += target.stat().st_size
-        if self._bytes > self.bounds.max_bytes:
-            raise _too_much(source, self.bounds.max_bytes)
+        if self._bytes > self.max_bytes:
+            raise _too_much(source, self.max_bytes)
         return written
 
     def _stream(self, member: Member, source: Path) -> Any:
+        if member.open:
+            try:
+                return member.open()
+            except (NotImplementedError, RuntimeError) as error:  # in a zip: an unknown method, a password
+                raise ValueError(f"{member.name} in {source} cannot be read: {_reason(error)}") from error
         if not member.twin:
-            return member.open()
+            raise ValueError(f"{member.name} in {source} is a link: give the dataset with the files themselves")
         twin = self.place(member.twin)
         if twin is None or _portable(twin) not in self._placed:
             raise ValueError(f"{member.name} in {source} is a link to {member.twin}, which is not part of the dataset")
@@ -178,25 +160,25 @@ def archives_in(folder: Path) -> list[Path]:
     return [path for path in files if kind_of(path) in ("tar", "zip")]
 
 
-def tar_members(source: Path, bounds: Bounds, advance: Callable[[int], None]) -> Iterator[Member]:
+def tar_members(source: Path, limit: int, tell: Tell) -> Iterator[Member]:
     """Files of a tar archive, in one pass from its first byte to its last."""
-    with _Counted(source.open("rb", buffering=0), advance) as raw, _decompressed(raw) as inner:
-        stream = _Bounded(inner, source, bounds.of(source))
+    size = source.stat().st_size
+    with source.open("rb") as raw, _decompressed(raw) as inner:
+        stream = _Bounded(inner, source, limit)
+        # Not "r|*", by which tarfile would decompress itself: without a look at checksums or at how much comes out.
         with tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]
             while (info := tar.next()) is not None:
                 tar.members.clear()  # half a million of them would stay in memory
+                tell(raw.tell(), size)
                 name = safe_name(info.name, source)
-                if not info.isreg() and not info.isdir():
+                if info.isreg():
+                    yield Member(name, info.size, partial(tar.extractfile, info))
+                elif not info.isdir():
                     try:
                         tarfile.data_filter(info, str(source.parent))  # refuses links that lead out, and devices
                     except tarfile.FilterError as error:
                         raise ValueError(f"{source} is not to be trusted: {error}") from error
-                if info.issym():
-                    yield Member(name, 0, partial(_refuse_link, name, source))
-                elif info.islnk():
-                    yield Member(name, 0, lambda: None, twin=safe_name(info.linkname, source))
-                elif not info.isdir():
-                    yield Member(name, info.size, partial(tar.extractfile, info))
+                    yield Member(name, twin=safe_name(info.linkname, source) if info.islnk() else None)
         while stream.read(CHUNK):  # to the very end, where the checksum of the compression stands
             pass
         # tarfile takes a broken header, and the end of the file, for the end of the archive.
@@ -206,32 +188,31 @@ def tar_members(source: Path, bounds: Bounds, advance: Callable[[int], None]) ->
             raise tarfile.ReadError("its end is missing")
 
 
-def zip_members(source: Path, bounds: Bounds, advance: Callable[[int], None]) -> Iterator[Member]:
+def zip_members(source: Path, limit: int, tell: Tell) -> Iterator[Member]:
     """Files of a zip archive."""
+    done, size = 0, source.stat().st_size
     with zipfile.ZipFile(source) as archive:
         for info in archive.infolist():
             name = safe_name(info.filename.replace("\\", "/"), source)  # as packers on Windows write it
-            mode = info.external_attr >> 16
-            if stat.S_ISLNK(mode):
-                yield Member(name, 0, partial(_refuse_link, name, source))
+            if stat.S_ISLNK(info.external_attr >> 16):
+                yield Member(name)
             elif not info.is_dir():
-                yield Member(name, info.file_size, partial(_opened, archive, info, source))
-            advance(info.compress_size)
+                yield Member(name, info.file_size, partial(archive.open, info))
+            done += info.compress_size
+            tell(done, size)
 
 
-def folder_members(source: Path, bounds: Bounds, advance: Callable[[int], None]) -> Iterator[Member]:
-    """Files below a folder, in the order of their names. A link is followed only if it stays below the folder."""
+def plain_members(source: Path, limit: int, tell: Tell) -> Iterator[Member]:
+    """A file that is no archive, or all below a folder. A link is followed only if it stays below the folder."""
     top = source.resolve()
-    for path, name in _walk(source):
-        if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(top)):
-            yield Member(name, 0, partial(_refuse_link, name, source))
+    for path, name in _walk(source) if source.is_dir() else [(source, source.name)]:
+        if path != source and path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(top)):
+            yield Member(name)
         else:
             yield Member(name, path.stat().st_size, partial(path.open, "rb"))
 
 
-def single_member(source: Path, bounds: Bounds, advance: Callable[[int], None]) -> Iterator[Member]:
-    """A file that is no archive."""
-    yield Member(source.name, source.stat().st_size, partial(source.open, "rb"))
+MEMBERS = {"folder": plain_members, "file": plain_members, "tar": tar_members, "zip": zip_members}
 
 
 def safe_name(name: str, source: Path) -> str:
@@ -267,50 +248,18 @@ def _portable(name: str) -> str:
     return "/".join(part.rstrip(". ").casefold() for part in name.split("/"))
 
 
-def _size(source: Path) -> int | None:
-    return None if source.is_dir() else source.stat().st_size
-
-
 def _reason(error: Exception) -> str:
     return str(error).rstrip(".") or type(error).__name__
 
 
 def _too_much(source: Path, limit: int) -> ValueError:
-    return ValueError(
-        f"{source} unpacks to more than the {gigabytes(limit)} that can be right: it is not to be trusted"
-    )
+    return ValueError(f"{source} unpacks to more than the {decimal(limit)} that can be right: it is not to be trusted")
 
 
-def _refuse_link(name: str, source: Path) -> IO[bytes]:
-    raise ValueError(f"{name} in {source} is a link: give the dataset with the files themselves")
-
-
-def _opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path) -> IO[bytes]:
-    try:
-        return archive.open(info)
-    except (NotImplementedError, RuntimeError) as error:  # an unknown method, a password
-        raise ValueError(f"{info.filename} in {source} cannot be read: {_reason(error)}") from error
-
-
-def _decompressed(raw: "_Counted") -> AbstractContextManager[IO[bytes]]:
+def _decompressed(raw: Any) -> Any:
     start = raw.peek(8)
-    for magic, opened in COMPRESSION.items():
-        if start.startswith(magic):
-            return opened(raw, "rb")
-    return nullcontext(raw)
-
-
-class _Counted(io.BufferedReader):
-    """A file that says how much of it has been read."""
-
-    def __init__(self, raw: io.RawIOBase, advance: Callable[[int], None]) -> None:
-        super().__init__(raw)
-        self._advance = advance
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        chunk = super().read(size)
-        self._advance(len(chunk))
-        return chunk
+    known = (opened(raw, "rb") for magic, opened in COMPRESSION.items() if start.startswith(magic))
+    return next(known, nullcontext(raw))
 
 
 class _Bounded:

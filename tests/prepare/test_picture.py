@@ -146,19 +146,19 @@ def test_several_processes_say_in_order_what_one_says(tmp_path):
     paths = [str(tmp_path / f"{number % 4}.jpg") for number in range(9 * CHUNK + 7)]  # every fourth is missing
 
     def told(processes):
-        chunks = list(read_all(pixel_digest, paths, processes))
-        assert [len(chunk) for chunk in chunks] == [CHUNK] * 9 + [7]
-        return [found if isinstance(found, bytes) else str(found) for chunk in chunks for found in chunk]
+        results = read_all(pixel_digest, paths, processes)
+        return [found if isinstance(found, bytes) else str(found) for found in results]
 
     alone = told(1)
+    assert len(alone) == len(paths)
     assert told(2) == alone
     assert alone[2:4] == ["is empty (0 bytes)", "is missing"]
 
 
 def test_reading_can_be_given_up_half_way(photo):
-    chunks = read_all(pixel_digest, [str(photo)] * (20 * CHUNK), 2)
-    assert len(next(chunks)) == CHUNK
-    chunks.close()
+    results = read_all(pixel_digest, [str(photo)] * (20 * CHUNK), 2)
+    assert len(next(results)) == 16
+    results.close()
 
 
 def test_a_killed_process_is_a_sentence_and_no_deadlock():
@@ -171,8 +171,8 @@ def test_no_process_outlives_a_killed_command(photo):
     code = f"""
 import multiprocessing, os, signal
 from tcm_bench.prepare.picture import pixel_digest, read_all
-chunks = read_all(pixel_digest, [{str(photo)!r}] * 9999, 2)
-next(chunks)
+results = read_all(pixel_digest, [{str(photo)!r}] * 9999, 2)
+next(results)
 print(*(process.pid for process in multiprocessing.active_children()), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """

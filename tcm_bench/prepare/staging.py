@@ -1,13 +1,13 @@
 """From archives, or links to them, to a dataset that can be read: whole or not at all.
 
-Everything is put together in `ROOT/.preparing/` and moved to `ROOT` when it has been read and found right; the file
-`prepared.json` comes last and says that all is done. A process that is killed leaves `.preparing/`, and the next one
-goes on from there: with the bytes that were downloaded, with the files that were unpacked.
+Everything is put together in a folder `ROOT/.preparing/from-*/tree/` and moved to `ROOT` when it has been read and
+found right; the file `prepared.json` moves last and says that all is done. A process that is killed leaves
+`.preparing/`, and the next one goes on from there: with the bytes that were downloaded, with the files that were
+unpacked from the same sources.
 """
 
-import errno
 import filecmp
-import json
+import hashlib
 import shutil
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,15 +15,14 @@ from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
+from rich.filesize import decimal
 
 from tcm_bench.data.table import ImageFiles, Splits
-from tcm_bench.files import write_atomic
+from tcm_bench.files import locked, naming_full_disk, write_atomic
 from tcm_bench.prepare.catalog import Dataset
 from tcm_bench.prepare.download import download, hashes
-from tcm_bench.prepare.progress import gigabytes
-from tcm_bench.prepare.unpack import Bounds, Unpacker, archives_in, kind_of
+from tcm_bench.prepare.unpack import Unpacker, archives_in, kind_of
 
 PREPARED = "prepared.json"
 STAGING = ".preparing"
@@ -31,8 +30,8 @@ STAGING = ".preparing"
 Say = Callable[[str], None]
 
 
-class Source(BaseModel):
-    """What a dataset was prepared from; hashes of a file, a folder has none.
+class PreparedFrom(BaseModel):
+    """A file or folder that a dataset was prepared from; hashes of a file, a folder has none.
 
     Attributes:
         name: Of the file or folder.
@@ -55,7 +54,7 @@ class Prepared(BaseModel):
     """
 
     dataset: str
-    sources: list[Source]
+    sources: list[PreparedFrom]
     counts: dict[str, tuple[int, int]]
     missing: int
     fingerprint: str
@@ -84,20 +83,24 @@ def prepare(dataset: Dataset, root: Path, sources: Sequence[Path] | None = (), *
         if not source.exists():
             raise ValueError(f"{source} does not exist: --from takes archives, or folders that hold them")
     existed = root.is_dir()
-    if (finished := read_prepared(root)) and not (root / STAGING).exists():
+    if (finished := read_prepared(root)) and not (root / STAGING).exists():  # nothing is written: it may be read-only
         return _nothing_to_do(finished, dataset, root, say)
     try:
-        with _alone(root / STAGING, say):
-            return _prepare(dataset, root, sources, say)
+        with naming_full_disk(root), _alone(root / STAGING, say):
+            if finished := read_prepared(root):  # by the process that this one waited for, or one killed at its end
+                return _nothing_to_do(finished, dataset, root, say)
+            tree = _put_together(dataset, root, sources, say)
+            # From here on a repetition only has to move what has not been moved.
+            for entry in sorted(tree.iterdir(), key=lambda entry: entry.name == PREPARED):
+                entry.replace(root / entry.name)
+            prepared = Prepared.model_validate_json((root / PREPARED).read_text(encoding="utf-8"))
+            _report(prepared, dataset, say)
+            return prepared
     except ValueError:
         if not existed:
             with suppress(OSError):  # a download may have left its part
                 root.rmdir()
         raise
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise ValueError(f"the disk of {root} is full: free some space and repeat, what is done is kept") from error
 
 
 def read_prepared(root: Path) -> Prepared | None:
@@ -112,31 +115,6 @@ def read_prepared(root: Path) -> Prepared | None:
         return None
     except ValidationError as error:
         raise ValueError(f"{root / PREPARED} is damaged or of another version: delete the folder and repeat") from error
-
-
-def _prepare(dataset: Dataset, root: Path, sources: list[Path], say: Say) -> Prepared:
-    work, ready = root / STAGING / "work", root / STAGING / "ready.json"
-    tree = work / "tree"
-    if finished := read_prepared(root):  # by the process that this one waited for, or that was killed while tidying up
-        return _nothing_to_do(finished, dataset, root, say)
-    if not ready.exists():
-        try:
-            if not (prepared := _adopted(dataset, root, say)):
-                _same_sources_or_anew(work, sources)
-                used = _build(dataset, tree) if dataset.build else _collect(dataset, root, tree, sources, say)
-                prepared = _inspected(dataset, tree, used, say)
-                _refuse_conflicts(tree, root)
-        except ValueError as error:
-            shutil.rmtree(work, ignore_errors=True)
-            raise ValueError(str(error).replace(str(tree), str(root))) from error
-        write_atomic(ready, prepared.model_dump_json(indent=2) + "\n")
-    # From here on a repetition only has to move what has not been moved.
-    for entry in sorted(tree.iterdir()) if tree.exists() else ():
-        entry.replace(root / entry.name)
-    ready.replace(root / PREPARED)
-    prepared = Prepared.model_validate_json((root / PREPARED).read_text(encoding="utf-8"))
-    _report(prepared, dataset, say)
-    return prepared
 
 
 def _nothing_to_do(finished: Prepared, dataset: Dataset, root: Path, say: Say) -> Prepared:
@@ -155,27 +133,52 @@ def _nothing_to_do(finished: Prepared, dataset: Dataset, root: Path, say: Say) -
 @contextmanager
 def _alone(staging: Path, say: Say) -> Iterator[None]:
     """Hold the folder `.preparing` against other processes; when nothing in it is of use any more, it is removed."""
-    file = staging / "lock"
-    lock = FileLock(file)
-    wait_s = 0
-    while not (lock.is_locked and file.exists()):
-        lock.release()  # of a file that another process has removed when it was done
-        staging.mkdir(parents=True, exist_ok=True)
+    with locked(staging / "lock", lambda: say(f"another process prepares {staging.parent}: waiting for it")):
         try:
-            lock.acquire(timeout=wait_s)
-        except Timeout:
-            say(f"another process prepares {staging.parent}: waiting for it")
-            wait_s = -1  # as long as it takes
-        except FileNotFoundError:  # it has just removed the folder
-            continue
+            yield
+        finally:
+            with suppress(OSError):  # bytes of a download are kept
+                (staging / "downloads").rmdir()
+            if (staging.parent / PREPARED).exists() or not {path.name for path in staging.iterdir()} - {"lock"}:
+                shutil.rmtree(staging, ignore_errors=True)
+
+
+def _put_together(dataset: Dataset, root: Path, sources: list[Path], say: Say) -> Path:
+    """The folder that holds all that is to be moved to `root`, a record of it included: now, or from a process before.
+
+    Raises:
+        ValueError: As :func:`prepare`; nothing is left then but what was downloaded.
+    """
+    staging = root / STAGING
+    for ready in staging.glob(f"from-*/tree/{PREPARED}"):
+        return ready.parent
+    tree = _tree(staging, sources)
     try:
-        yield
-    finally:
-        with suppress(OSError):  # bytes of a download are kept
-            (staging / "downloads").rmdir()
-        if (staging.parent / PREPARED).exists() or not {path.name for path in staging.iterdir()} - {"lock"}:
-            shutil.rmtree(staging, ignore_errors=True)  # a process that waits may put a lock there again, and remove it
-        lock.release()
+        if prepared := _adopted(dataset, root, say):
+            shutil.rmtree(tree)  # what an earlier process had unpacked
+            tree.mkdir()
+        else:
+            used = _build(dataset, tree) if dataset.build else _collect(dataset, root, tree, sources, say)
+            prepared = _inspected(dataset, tree, used, say)
+            _refuse_conflicts(tree, root)
+    except ValueError as error:
+        shutil.rmtree(tree.parent)
+        raise ValueError(str(error).replace(str(tree), str(root))) from error
+    write_atomic(tree / PREPARED, prepared.model_dump_json(indent=2) + "\n")
+    return tree
+
+
+def _tree(staging: Path, sources: list[Path]) -> Path:
+    """Where files are put together: what was unpacked earlier serves again only if it is from the same sources."""
+    stats = [(path, path.stat()) for path in _files(sources)]
+    key = repr([(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats])
+    place = staging / f"from-{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:16]}"
+    for other in staging.glob("from-*"):
+        if other != place:
+            shutil.rmtree(other)
+    tree = place / "tree"  # deeper than readers look for a dataset: in `root` there is none yet
+    tree.mkdir(parents=True, exist_ok=True)
+    return tree
 
 
 def _adopted(dataset: Dataset, root: Path, say: Say) -> Prepared | None:
@@ -184,16 +187,13 @@ def _adopted(dataset: Dataset, root: Path, say: Say) -> Prepared | None:
     Raises:
         ValueError: If some are there, and some are not.
     """
-    try:
+    with suppress(ValueError, OSError):
         splits = dataset.splits(root, subset=True)
-    except (ValueError, OSError):
-        splits = None
-    if splits is not None:
         listed = _listed(splits)
         missing = [path for path in listed if not Path(path).exists()]
         if not missing:
             say(f"{root} holds {dataset.title} already")
-            return _prepared(dataset, splits, [Source(name=root.name)], 0)
+            return _prepared(dataset, splits, [PreparedFrom(name=root.name)], 0)
         if len(missing) == len(listed):  # only the lists are there, beside the archives perhaps
             return None
     for entry in sorted(root.iterdir()):
@@ -202,68 +202,55 @@ def _adopted(dataset: Dataset, root: Path, say: Say) -> Prepared | None:
     return None
 
 
-def _same_sources_or_anew(work: Path, sources: list[Path]) -> None:
-    """Go on with what an earlier process has unpacked only if it was unpacked from the same files."""
-    stats = [(path, path.stat()) for path in _files(sources)]
-    now = json.dumps([[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats])
-    file = work / "sources.json"
-    if not file.exists() or file.read_text(encoding="utf-8") != now:
-        shutil.rmtree(work, ignore_errors=True)
-    (work / "tree").mkdir(parents=True, exist_ok=True)
-    write_atomic(file, now)
-
-
 def _files(sources: list[Path]) -> list[Path]:
     """The sources and the archives that lie in those of them that are folders."""
-    paths = [path for source in sources for path in [source, *_contained(source)]]
+    paths = [path for source in sources for path in [source, *(archives_in(source) if source.is_dir() else [])]]
     return list(dict.fromkeys(path.resolve() for path in paths))
 
 
-def _contained(source: Path) -> list[Path]:
-    return archives_in(source) if source.is_dir() else []
-
-
-def _build(dataset: Dataset, tree: Path) -> list[Source]:
+def _build(dataset: Dataset, tree: Path) -> list[PreparedFrom]:
     """A dataset that code of ours puts together, afresh but for what was downloaded."""
     assert dataset.build is not None
     shutil.rmtree(tree)
     for folder in (tree, downloads := tree.parents[1] / "downloads"):
         folder.mkdir(exist_ok=True)
     dataset.build(tree, downloads)
-    return [Source(name=archive.file, published=archive.file) for archive in dataset.archives]
+    return []
 
 
-def _collect(dataset: Dataset, root: Path, tree: Path, sources: list[Path], say: Say) -> list[Source]:
+def _collect(dataset: Dataset, root: Path, tree: Path, sources: list[Path], say: Say) -> list[PreparedFrom]:
     """Unpack the sources, or the published archives, into `tree`."""
     files = _files(sources)
     _refuse_small_disk(root, sum(path.stat().st_size for path in files if path.is_file()))
-    bounds, place = Bounds(dataset.max_bytes), _places(dataset)
-    taken = dict.fromkeys(files, 0)
 
-    def unpacker(wanted: Container[str]) -> Unpacker:
-        return Unpacker(tree, lambda name: path if (path := place(name)) in wanted else None, bounds, say)
+    def unpacker(wanted: Container[str] | None = None) -> Unpacker:
+        def place(name: str) -> str | None:
+            path = _place(dataset, name)
+            return path if wanted is None or path in wanted else None
 
+        return Unpacker(tree, place, dataset.max_bytes, say)
+
+    listed = set()
+    images = unpacker()
     if dataset.lists:
         # The smallest first: the lists are a few MB and the images 120 GB, which are then read only once.
         lists = unpacker(dataset.lists)
         for path in sorted(files, key=lambda path: path.stat().st_size if path.is_file() else 0):
-            if not lists.placed.issuperset(dataset.lists):
-                taken[path] += lists.add(path)
+            if not lists.placed.issuperset(dataset.lists) and lists.add(path):
+                listed.add(path)
         if absent := [name for name in dataset.lists if name not in lists.placed]:
             raise ValueError(f"{' and '.join(absent)} must be given to prepare {dataset.title}\n{dataset.manual}")
         prefix = len(f"{tree}/")
         images = unpacker({path[prefix:] for path in _listed(dataset.splits(tree, subset=True))})
-    else:
-        images = Unpacker(tree, place, bounds, say)
-    used = [_source(dataset, path, say) for path in files]
-    found = {path: images.add(path) for path in files}
+    used = [_used(dataset, path, say) for path in files]
+    found = {path for path in files if images.add(path)}
     for source in sources:
-        if not any(taken[path] + found[path] for path in _files([source])):
+        if not (found | listed).intersection(_files([source])):
             kind = "" if kind_of(source) != "file" else ", and is neither a tar nor a zip archive"
             raise ValueError(f"{source} holds nothing of {dataset.title}{kind}")
-    if not any(found.values()):
+    if not found:
         for path in _downloaded(dataset, root, say):
-            used.append(_source(dataset, path, say))
+            used.append(_used(dataset, path, say))
             images.add(path)
     return used
 
@@ -292,37 +279,33 @@ def _downloaded(dataset: Dataset, root: Path, say: Say) -> Iterator[Path]:
         yield file
 
 
-def _places(dataset: Dataset) -> Callable[[str], str | None]:
+def _place(dataset: Dataset, name: str) -> str | None:
     """Where a member of an archive goes: from the last part of its path on that is known, the folders above dropped."""
-
-    def place(name: str) -> str | None:
-        parts = name.split("/")
-        for start in range(len(parts) - 1, -1, -1):
-            for pattern, renamed in dataset.keep.items():
-                if fnmatchcase(parts[start], pattern):
-                    return "/".join([renamed or parts[start], *parts[start + 1 :]])
-        return None
-
-    return place
+    parts = name.split("/")
+    for start in range(len(parts) - 1, -1, -1):
+        for pattern, renamed in dataset.keep.items():
+            if fnmatchcase(parts[start], pattern):
+                return "/".join([renamed or parts[start], *parts[start + 1 :]])
+    return None
 
 
-def _source(dataset: Dataset, path: Path, say: Say) -> Source:
+def _used(dataset: Dataset, path: Path, say: Say) -> PreparedFrom:
     """The record of a source; says whether it is a published file."""
     if path.is_dir():
-        return Source(name=path.name)
+        return PreparedFrom(name=path.name)
     md5, sha256 = hashes(path, say)
-    published = {archive.md5: archive.file for archive in dataset.archives if archive.md5}.get(md5)
-    if published:
-        say(f"{path.name} is the published {published} (md5 {md5})")
-    else:
+    known = {archive.md5: archive.file for archive in dataset.archives if archive.md5}
+    if md5 in known:
+        say(f"{path.name} is the published {known[md5]} (md5 {md5})")
+    elif known:
         say(
             f"{path.name} is none of the files whose checksum is published (its md5: {md5}); "
             f"`tcm-bench data verify {dataset.name}` judges what is in it"
         )
-    return Source(name=path.name, md5=md5, sha256=sha256, published=published)
+    return PreparedFrom(name=path.name, md5=md5, sha256=sha256, published=known.get(md5))
 
 
-def _inspected(dataset: Dataset, tree: Path, used: list[Source], say: Say) -> Prepared:
+def _inspected(dataset: Dataset, tree: Path, used: list[PreparedFrom], say: Say) -> Prepared:
     """Read what was put together.
 
     Raises:
@@ -342,7 +325,7 @@ def _inspected(dataset: Dataset, tree: Path, used: list[Source], say: Say) -> Pr
     return _prepared(dataset, splits, used, len(missing))
 
 
-def _prepared(dataset: Dataset, splits: Splits, used: list[Source], missing: int) -> Prepared:
+def _prepared(dataset: Dataset, splits: Splits, used: list[PreparedFrom], missing: int) -> Prepared:
     sides = {"train": splits.train, "test": splits.test}
     return Prepared(
         dataset=dataset.name,
@@ -372,7 +355,7 @@ def _refuse_small_disk(root: Path, needed: int) -> None:
     files = (path for path in (root / STAGING).rglob("*") if path.is_file())
     needed -= sum(path.stat().st_size for path in files)
     if needed > (free := shutil.disk_usage(root).free):
-        raise ValueError(f"about {gigabytes(needed)} are needed in {root}, where {gigabytes(free)} are free")
+        raise ValueError(f"about {decimal(needed)} are needed in {root}, where {decimal(free)} are free")
 
 
 def _report(prepared: Prepared, dataset: Dataset, say: Say) -> None:
