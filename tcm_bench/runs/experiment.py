@@ -149,7 +149,7 @@ def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path
                 backbone,
                 splits,
                 transforms.pop("test_transform"),
-                cache_dir=Path(cfg.machine.cache_dir),
+                cache_dir=Path(cfg.paths.cache_dir),
                 device=_device(cfg),
                 num_workers=cfg.machine.num_workers,
                 on_progress=lambda done, total: write_progress(run_dir, "features", done, total),

@@ -21,6 +21,7 @@ from tcm_bench.runs.provenance import with_sources
 CONFIG_NAME = "config"
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 SCIENCE = ("data", "model", "loss", "tcm", "metrics", "optim", "trainer", "seed")
+ELSEWHERE = ("machine", "paths")  # what differs from machine to machine and decides no number
 FACTORS = {"data": "data", "backbone": "model/backbone", "loss": "loss", "tcm": "tcm"}
 # What says where the items of the data or the weights lie, not which they are; `sha256` beside it says that.
 PLACES = ("data.root", "data.file", "data.labels", "model.backbone.weights.file")
@@ -36,15 +37,16 @@ def science(cfg: DictConfig, *, seed: Any = None) -> dict[str, Any]:
         cfg: A composed configuration.
         seed: Stands for the seed wherever it is used; None: the configuration's own.
     """
-    for key in (*SCIENCE, "machine"):
+    for key in (*SCIENCE, *ELSEWHERE):
         if key not in cfg:
             raise ConfigurationError(f"{key} cannot be taken away: nothing runs without it")
-    anywhere = OmegaConf.masked_copy(cfg, [*SCIENCE, "machine"])
+    anywhere = OmegaConf.masked_copy(cfg, [*SCIENCE, *ELSEWHERE])
     OmegaConf.set_readonly(anywhere, False)
     if seed is not None:
         anywhere.seed = seed
-    for key in anywhere.machine:
-        anywhere.machine[key] = f"<{key}>"
+    for node in (anywhere[name] for name in ELSEWHERE):
+        for key in node:
+            node[key] = f"<{key}>"
     for place in PLACES:
         parent, _, key = place.rpartition(".")
         node = OmegaConf.select(anywhere, parent)

@@ -51,7 +51,7 @@ class SweepCallback(Callback):
         assert _display is not None
         _display.finish()
         with _or_leave():
-            status = conclude(_display.sweep, Path(config.machine.output_dir), _display.runs)
+            status = conclude(_display.sweep, Path(config.paths.output_dir), _display.runs)
             _name_the_dead(_display)
         if status:
             sys.exit(status)
@@ -60,7 +60,7 @@ class SweepCallback(Callback):
         global _display
         jobs = _compose_jobs(config)
         _refuse_nonsense(jobs)
-        output_dir = Path(config.machine.output_dir)
+        output_dir = Path(config.paths.output_dir)
         runs = [plan(job, choices(job.hydra, job.seed)) for job in jobs]
         name = config.sweep_name or own_name(runs)
         ledger.write_sweep(output_dir, name, runs)

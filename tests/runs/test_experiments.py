@@ -39,7 +39,7 @@ SMALL = [  # one step of a small batch; the recipe stays as it is
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
-    """Puts random weights of a network where `machine.weights_dir` has the published ones; once for all experiments."""
+    """Puts random weights of a network where `paths.weights_dir` has the published ones; once for all experiments."""
     folder = tmp_path_factory.mktemp("weights")
 
     def placed(name):
@@ -75,8 +75,8 @@ def test_an_experiment_takes_a_step_and_is_evaluated(name, weights, datasets, tm
         words = [
             f"+experiment={name}",
             f"data.root={datasets(data)}",
-            f"machine.weights_dir={weights(f'{backbone.architecture}.{backbone.weights.tag}')}",
-            f"machine.output_dir={tmp_path}",
+            f"paths.weights_dir={weights(f'{backbone.architecture}.{backbone.weights.tag}')}",
+            f"paths.output_dir={tmp_path}",
             *SMALL,
         ]
         cfg, hydra = compose("config", words), compose("config", words, return_hydra_config=True).hydra
