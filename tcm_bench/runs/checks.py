@@ -17,7 +17,8 @@ from tcm_bench.runs.errors import explain, no_key, no_option, plain_keys
 from tcm_bench.runs.limits import LIMITS, faults
 from tcm_bench.runs.naming import CONFIG_NAME, PLACES
 
-READ_BY_NAME = ("data", "model", "optim", "machine", "paths")  # what nobody asks for there would be lost in silence
+# Nodes that no constructor checks: a key there that no code reads would do nothing.
+READ_BY_NAME = ("data", "model", "optim", "machine", "paths")
 
 SET_ELSEWHERE = {  # keys that Hydra or the trainer would take, and what is meant by whoever gives them
     **dict.fromkeys(("run_id", "run_dir"), "follows from the configuration; paths.output_dir says where runs lie"),
