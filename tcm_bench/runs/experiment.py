@@ -1,14 +1,12 @@
-"""One experiment: from a configuration to trained weights, stored embeddings and numbers."""
+"""One experiment: everything is built from a configuration, trained and tested; what comes of it is `outcome`'s."""
 
 import copy
 import logging
 import math
-import os
 import pickle
 import sys
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,32 +15,24 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.nn.functional import normalize
 from torchmetrics import MetricCollection
 
-from tcm_bench.data.batch import Batch
 from tcm_bench.data.datamodule import RetrievalData
 from tcm_bench.data.features import frozen_features
-from tcm_bench.data.table import FeatureTable, ImageTable, Splits, Table
-from tcm_bench.evaluation.files import write_evaluation
+from tcm_bench.data.table import FeatureTable, ImageTable, Splits
 from tcm_bench.evaluation.gathered import EmbeddingMetric
-from tcm_bench.evaluation.metric import Evaluation
-from tcm_bench.evaluation.retrieval import recall_at_k
 from tcm_bench.losses.objective import Objective
 from tcm_bench.models.embedder import Embedder
 from tcm_bench.process import is_first_process
-from tcm_bench.results.ledger import EMBEDDINGS, WEIGHTS, write_progress
+from tcm_bench.results.ledger import write_progress
 from tcm_bench.runs.build import ConfigurationError, build
+from tcm_bench.runs.outcome import Measured, measured, recall_before, roles, store
 from tcm_bench.runs.watchers import describe
 from tcm_bench.training.callbacks import CHECKPOINT
 from tcm_bench.training.module import RetrievalModule
 
 log = logging.getLogger(__name__)
 
-NOT_A_SCORE = ("num_", "d_m")  # counts and the ends of the calibration range have places of their own
 HARMLESS = (  # what Lightning says of a run that does as it was told
     ".*does not have many workers.*",
     ".*exists and is not empty.*",
@@ -52,18 +42,6 @@ HARMLESS = (  # what Lightning says of a run that does as it was told
     ".*sync_dist=True.*",  # what is logged is the same on every process
     ".*all_gather is deprecated.*",  # Lightning's own call
 )
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What an experiment adds to its row; see `tcm_bench.results.ledger.Result`."""
-
-    reason: str | None = None
-    metrics: dict[str, float | None] = field(default_factory=dict)
-    threshold: dict[str, Any] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    network: dict[str, Any] = field(default_factory=dict)
-    data_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,22 +92,22 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
     )
     for metric in module.test_metrics.values():
         if isinstance(metric, EmbeddingMetric):
-            metric.query, metric.gallery = _roles(splits.test)
+            metric.query, metric.gallery = roles(splits.test)
     describe(loggers, data_hash=splits.fingerprint, network=parts.identity)
     with warnings.catch_warnings():
         for known in HARMLESS:
             warnings.filterwarnings("ignore", message=known)
         trainer = _trainer(cfg, trusted, run_dir, loggers)
-        before = _before_training(parts, device) if is_first_process() else math.nan
+        before = recall_before(parts.data, parts.embedder, device) if is_first_process() else math.nan
         checkpoint = run_dir / CHECKPOINT
         resumes = not cfg.force and _is_whole(checkpoint)  # if forced, another process may be about to delete it
         trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint if resumes else None)
         write_progress(run_dir, "test")
         trainer.test(module, datamodule=parts.data, verbose=False)
-    _store(run_dir, module)
+    store(run_dir, module)
     if trainer.is_global_zero:
         checkpoint.unlink(missing_ok=True)  # only a run that has not ended needs it
-    return _measured(module, splits, parts, before)
+    return measured(module, parts.data, parts.identity, before)
 
 
 def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path) -> Parts:
@@ -237,99 +215,3 @@ def _trainer(cfg: DictConfig, trusted: list[str], run_dir: Path, loggers: list[L
         use_distributed_sampler=False,  # the loaders cut themselves by rank
         num_sanity_val_steps=0,
     )
-
-
-@torch.no_grad()  # not inference_mode: parameters moved to a GPU in it could not be trained
-def _before_training(parts: Parts, device: str) -> float:
-    """R@1 on the test classes of the features that training starts from."""
-    unseen, _ = parts.data.test_dataloader()
-    backbone = (parts.embedder.backbone or nn.Identity()).to(device).eval()
-    rows = []
-    for batch in unseen:
-        batch = parts.data.on_after_batch_transfer(Batch(*(tensor.to(device) for tensor in batch)))
-        rows.append((normalize(backbone(batch.inputs).float()), batch.labels, batch.indices))
-    parts.embedder.train()
-    features, labels, indices = (torch.cat(column) for column in zip(*rows, strict=True))
-    query, gallery = (None if role is None else role.to(device)[indices] for role in _roles(parts.data.splits.test))
-    return float(recall_at_k(features, labels, query=query, gallery=gallery))
-
-
-def _roles(table: Table) -> tuple[Tensor | None, Tensor | None]:
-    """Which rows of a table are queries and which are searched, if it says."""
-    query, gallery = (None if role is None else torch.from_numpy(role) for role in (table.query, table.gallery))
-    return query, gallery
-
-
-def _measured(module: RetrievalModule, splits: Splits, parts: Parts, before: float) -> Measured:
-    """Split what the metrics say into values, the threshold's settings, and counts."""
-    unseen = _plain(module.test_metrics.compute())
-    seen = _plain(module.seen_metrics.compute())
-    evaluations = [
-        [metric for metric in metrics.values() if isinstance(metric, Evaluation)]
-        for metrics in (module.test_metrics, module.seen_metrics)
-    ]
-    reasons = [
-        f"{classes} classes: {metric.result.consistency.reason}"
-        for classes, found in zip(("unseen", "seen"), evaluations, strict=True)
-        for metric in found
-        if metric.result and metric.result.consistency.reason
-    ]
-    values = {name: value for name, value in unseen.items() if not name.startswith(NOT_A_SCORE)}
-    return Measured(
-        reason="; ".join(reasons) or None,
-        metrics={**values, "recall_at_1_before": before, **{f"{name}_seen": seen[name] for name in values}},
-        threshold={
-            **{key: value for metric in evaluations[0] for key, value in metric.settings.items()},
-            **{name: unseen[name] for name in ("d_min", "d_max") if name in unseen},
-        },
-        counts={
-            "train_classes": splits.train.num_classes,
-            "train_images": len(splits.train),
-            "test_classes": splits.test.num_classes,
-            "test_images": len(splits.test),
-            "classes_per_batch": parts.data.classes_per_batch,
-            "images_per_class": parts.data.images_per_class,
-            **{name.removeprefix("num_"): int(value or 0) for name, value in unseen.items() if name.startswith("num_")},
-        },
-        network=parts.identity,
-        data_hash=splits.fingerprint,
-    )
-
-
-def _plain(values: Mapping[str, Tensor]) -> dict[str, float | None]:
-    """Floats, None for what is undefined."""
-    floats = {name: float(value) for name, value in values.items()}
-    return {name: None if math.isnan(value) else value for name, value in floats.items()}
-
-
-def _store(run_dir: Path, module: RetrievalModule) -> None:
-    """The test embeddings, row for row as the metrics saw them, what they came to by class, and the trained weights."""
-    gathered = next(metric for metric in module.test_metrics.values() if isinstance(metric, EmbeddingMetric))
-    with gathered.sync_context():  # every process has a share of the rows
-        embeddings, labels, indices = gathered.table()
-    if not is_first_process():
-        return
-    roles = {"query": gathered.query, "gallery": gathered.gallery}
-    tensors = {
-        "embeddings": embeddings.float(),
-        "labels": labels.long(),
-        "indices": indices.long(),
-        **{name: role[indices.to(role.device)] for name, role in roles.items() if role is not None},
-    }
-    _save(run_dir / EMBEDDINGS, tensors)
-    for metric in module.test_metrics.values():
-        if isinstance(metric, Evaluation) and metric.result is not None:
-            write_evaluation(metric.result, run_dir, metric.settings)
-    _save(run_dir / WEIGHTS, dict(module.embedder.state_dict()))
-
-
-def _save(path: Path, tensors: dict[str, Tensor]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-        temporary.chmod(0o644)  # safetensors makes files that only their owner may read
-        temporary.replace(path)
-    except SafetensorError as error:  # its way to say that the disk is full
-        raise OSError(f"cannot write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -172,7 +172,8 @@ def execute(cfg: DictConfig, chosen: dict[str, str | int], wait_s: float = LOCK_
 
 
 def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> ledger.Result:
-    from tcm_bench.runs.experiment import Measured, fit_and_test
+    from tcm_bench.runs.experiment import fit_and_test
+    from tcm_bench.runs.outcome import Measured
     from tcm_bench.runs.watchers import conclude, start_loggers
 
     started, clock = datetime.now(UTC), time.monotonic()
