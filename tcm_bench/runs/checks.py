@@ -32,7 +32,9 @@ SET_ELSEWHERE = {  # keys that Hydra or the trainer would take, and what is mean
     "trainer.logger": "is a group: logger=wandb, logger=none",
     "trainer.use_distributed_sampler": "stays false: the loaders cut themselves by rank",
     "trainer.limit_test_batches": "would measure a part of the test set: a score is of all of it",
-    "trainer.fast_dev_run": "would measure a part of the test set: +trainer.max_steps=1 takes a step and measures all",
+    "trainer.fast_dev_run": "would measure a part of the test set: debug=fast does, apart from real runs; "
+    "+trainer.max_steps=1 takes a step and measures all",
+    "paths.results_dir": "follows from paths.output_dir, so that debug runs lie apart from real ones",
     "trainer.num_sanity_val_steps": "stays 0: validation classes are measured after an epoch",
 }
 
@@ -60,6 +62,9 @@ def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> No
     for override in parsed:
         if remedy := SET_ELSEWHERE.get(override.key_or_group):
             raise ConfigurationError(f"{override.key_or_group} {remedy}")
+    for key in cfg.get("trainer") or ():  # from a file of one's own
+        if remedy := SET_ELSEWHERE.get(f"trainer.{key}"):
+            raise ConfigurationError(f"trainer.{key} {remedy}")
     for key in map(str, cfg):
         if key not in default:
             raise ConfigurationError(f"unknown key '{key}'{nearest(key, default)}")

@@ -43,7 +43,7 @@ def explain(error: BaseException) -> str | None:
         return f"{ambiguous[1]} are several values, one for each run of a sweep: add -m"
     if there := re.search(r"Could not append to config. An item is already at '([^']+)'", str(error)):
         return f"{there[1]} is there already: it is set without the +"
-    if plain := re.search(r"Could not override '(experiment|sweep)'", str(error)):
+    if plain := re.search(r"Could not override '(experiment|sweep|debug)'", str(error)):
         return f"{plain[1]}=NAME is added to a configuration that has none: +{plain[1]}=NAME"
     unknown = re.search(r"Could not override '([^']+)'", str(error))
     if isinstance(error, ConfigCompositionException) and unknown:

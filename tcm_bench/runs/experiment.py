@@ -26,6 +26,8 @@ from tcm_bench.models.embedder import Embedder
 from tcm_bench.process import is_first_process
 from tcm_bench.results.ledger import write_progress
 from tcm_bench.runs.build import ConfigurationError, build
+from tcm_bench.runs.debug import few
+from tcm_bench.runs.naming import DEBUG
 from tcm_bench.runs.outcome import Measured, measured, recall_before, roles, store
 from tcm_bench.runs.watchers import describe
 from tcm_bench.training.callbacks import CHECKPOINT
@@ -76,6 +78,11 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
     trusted = list(cfg.trusted_packages)
 
     splits = build(cfg.data.splits, trusted)
+    _check_number_of_classes(cfg, splits)
+    if DEBUG in cfg:
+        splits = few(
+            splits, cfg.debug.classes, cfg.debug.images_per_class, cfg.data.loader.get("validation_classes", 0)
+        )
     counted = _with_number_of_classes(cfg, splits)
     parts = _assemble(cfg, trusted, splits, run_dir)
     metrics = {name: build(node, trusted) for name, node in cfg.metrics.items()}
@@ -115,6 +122,8 @@ def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path
     transforms = {
         name: build(cfg.data[name], trusted) for name in ("train_transform", "test_transform") if name in cfg.data
     }
+    if DEBUG in cfg and not cfg.debug.augment and transforms:
+        transforms["train_transform"] = transforms["test_transform"]
     make_data = build(cfg.data.loader, trusted)
     identity: dict[str, Any] = {}
     backbone = None
@@ -180,20 +189,22 @@ def _device(cfg: DictConfig) -> str:
     return device
 
 
-def _with_number_of_classes(cfg: DictConfig, splits: Splits) -> DictConfig:
-    """A copy of the configuration that says how many training classes there are, which a loss with proxies asks.
-
-    The run keeps its name: that is taken from `cfg`, and the data decide the number.
-    """
-    number = splits.train.num_classes
-    declared = cfg.data.get("num_train_classes")
+def _check_number_of_classes(cfg: DictConfig, splits: Splits) -> None:
+    number, declared = splits.train.num_classes, cfg.data.get("num_train_classes")
     if declared not in (None, number):
         raise ConfigurationError(
             f"the data have {number} training classes where data.num_train_classes={declared} is declared; "
             "correct the value or leave it out"
         )
+
+
+def _with_number_of_classes(cfg: DictConfig, splits: Splits) -> DictConfig:
+    """A copy of the configuration that says how many training classes there are, which a loss with proxies asks.
+
+    The run keeps its name: that is taken from `cfg`, and the data decide the number.
+    """
     counted = copy.deepcopy(cfg)
-    OmegaConf.update(counted, "data.num_train_classes", number, force_add=True)
+    OmegaConf.update(counted, "data.num_train_classes", splits.train.num_classes, force_add=True)
     return counted
 
 
@@ -209,7 +220,7 @@ def _trainer(cfg: DictConfig, trusted: list[str], run_dir: Path, loggers: list[L
         strategy=cfg.machine.strategy,
         default_root_dir=str(run_dir),
         logger=loggers or False,
-        callbacks=[build(node, trusted) for node in cfg.callbacks.values()],
+        callbacks=[build(node, trusted) for node in cfg.callbacks.values() if node],
         enable_progress_bar=bool(cfg.machine.progress) and sys.stderr.isatty(),
         enable_model_summary=False,
         use_distributed_sampler=False,  # the loaders cut themselves by rank

@@ -44,7 +44,7 @@ def composed(*overrides):
 
 @pytest.mark.parametrize(("group", "option"), list(options()))
 def test_every_option_of_every_group_composes_and_resolves(group, option):
-    plus = "+" if group in ("experiment", "sweep") else ""
+    plus = "+" if group in ("experiment", "sweep", "debug") else ""
     made_by_prepare = ("emoji_full", "fashion_mnist", "grocery", "icons_full", "mnist")
     needs = {
         **{f"data={name}": ["data.sha256=none"] for name in made_by_prepare},
