@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import tcm_bench  # noqa: F401 - a test that imports timm first could not be run alone
+
 os.environ["WANDB_MODE"] = "offline"  # no test may reach out, whatever key the machine has
 torch.set_num_threads(1)  # two processes of two threads each are many times slower than one
 torch.set_flush_denormal(True)
