@@ -41,7 +41,7 @@ def data(*words: object) -> str:
 
 
 def trained_here(output: Path, *overrides: str) -> None:
-    words = [*SMALL, f"machine.output_dir={output}", *overrides]
+    words = [*SMALL, f"paths.output_dir={output}", *overrides]
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
         cfg, hydra = compose("config", words), compose("config", words, return_hydra_config=True).hydra
     execute(cfg, choices(hydra, cfg.seed))

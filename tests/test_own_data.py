@@ -38,7 +38,7 @@ def mine(tmp_path_factory) -> Path:
 
 
 def trained(output: Path, *overrides: str) -> ledger.Result:
-    words = [*SMALL, f"machine.output_dir={output}", *overrides]
+    words = [*SMALL, f"paths.output_dir={output}", *overrides]
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
         cfg, hydra = compose("config", words), compose("config", words, return_hydra_config=True).hydra
     return execute(cfg, choices(hydra, cfg.seed))

@@ -55,7 +55,7 @@ def test_every_training_command_composes(overrides, tmp_path):
 def test_the_commands_run(overrides, tmp_path):
     for block in blocks("python"):
         subprocess.run([sys.executable, "-c", block], cwd=tmp_path, check=True)
-    words = [*overrides, *QUICK[overrides], f"machine.output_dir={tmp_path / 'outputs'}", "machine.threads=1"]
+    words = [*overrides, *QUICK[overrides], f"paths.output_dir={tmp_path / 'outputs'}", "machine.threads=1"]
     subprocess.run([sys.executable, str(PROJECT_ROOT / "train.py"), *words], cwd=tmp_path, check=True)
     (row,) = ledger.results((tmp_path / "outputs" / "runs").iterdir())
     assert row.status == "finished"

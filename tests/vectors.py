@@ -32,7 +32,7 @@ def head(vectors: Path) -> list[str]:
 
 def command(output: Path, *overrides: str) -> list[str]:
     """The real command of a small run or sweep."""
-    words = [sys.executable, str(PROJECT_ROOT / "train.py"), *SMALL, f"machine.output_dir={output}"]
+    words = [sys.executable, str(PROJECT_ROOT / "train.py"), *SMALL, f"paths.output_dir={output}"]
     return [*words, *overrides]
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from tcm_bench.cli.runs import OutputDir, console
 from tcm_bench.report.scores import score
-from tcm_bench.report.source import KINDS, source
+from tcm_bench.report.source import KINDS, Source, source
 
 if TYPE_CHECKING:
     import torch
@@ -66,46 +66,26 @@ def evaluate(
 ) -> None:
     """R@k, OPIS and 10%-OPIS of embeddings, exactly and over all pairs, with their errors over classes."""
     meant = source(what, output_dir)
-    asked: dict[str, Any] = {
-        "axis": axis,
-        "far_bounds": far_bounds,
-        "ks": None if k is None else _numbers("--k", k, int),
-        "num_thresholds": num_thresholds,
-        "eps": eps,
-        "c": c,
-        "ranking": ranking,
-        "far_levels": None if tar_at_far is None else _numbers("--tar-at-far", tar_at_far, float) if tar_at_far else (),
-    }
-    asked = {name: value for name, value in asked.items() if value is not None}
+    asked = _asked(
+        {
+            "axis": axis,
+            "far_bounds": far_bounds,
+            "ks": k,
+            "num_thresholds": num_thresholds,
+            "eps": eps,
+            "c": c,
+            "ranking": ranking,
+        }
+        | {"far_levels": tar_at_far}
+    )
     if meant.kind == "evaluation" and (asked or labels or out):
         raise ValueError(
             f"{meant.path} holds an evaluation, which can be shown as it is; to measure anew give what it was made from"
         )
     if out:
         out.mkdir(parents=True, exist_ok=True)  # better refused now than after minutes
-    import torch
-
-    from tcm_bench.evaluation.files import read_evaluation, summary, write_evaluation
-    from tcm_bench.evaluation.settings import Settings
-    from tcm_bench.report.measured import evaluated, settings_of
-
-    if threads:
-        torch.set_num_threads(threads)
-    own, origin = settings_of(meant) or (Settings(), None)
-    if meant.kind == "evaluation":
-        place, numbers = meant.path, read_evaluation(meant.path).numbers
-    else:
-        place, settings = meant.vectors(), replace(own, **asked)
-        found, given = evaluated(place, settings, labels_file=labels, device=torch_device(device))
-        numbers = write_evaluation(found, out, labels=given.classes) if out else summary(found)
-    if as_json:
-        of = {"settings_of": None if origin is None else str(origin), "settings_given": sorted(asked)}
-        typer.echo(json.dumps({"source": str(place), **of, **numbers}, indent=2))
-        return
-    _show(place, numbers)
-    typer.echo(_settings_line(numbers["settings"], origin, asked))
-    if out:
-        typer.echo(f"written: {out}")
+    place, numbers, origin = _measured(meant, asked, labels, out, threads, device)
+    _tell(place, numbers, origin, asked, out, as_json)
 
 
 def compare(
@@ -147,6 +127,59 @@ def compare(
     terminal = console()
     terminal.print(table)
     typer.echo(_caveat(first.numbers["bootstrap"]))
+
+
+def _asked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that were given, by the names that `Settings` has for them; lists of numbers come as text."""
+    asked = {name: value for name, value in given.items() if value is not None}
+    if "ks" in asked:
+        asked["ks"] = _numbers("--k", asked["ks"], int)
+    if asked.get("far_levels"):
+        asked["far_levels"] = _numbers("--tar-at-far", asked["far_levels"], float)
+    elif "far_levels" in asked:  # an empty text: none are wanted
+        asked["far_levels"] = ()
+    return asked
+
+
+def _measured(
+    meant: Source, asked: Mapping[str, Any], labels: Path | None, out: Path | None, threads: int | None, device: str
+) -> tuple[Path, Mapping[str, Any], Path | None]:
+    """What was measured, the numbers, and the file that says how; a stored evaluation is read, all else is measured."""
+    import torch
+
+    from tcm_bench.evaluation.files import read_evaluation, summary, write_evaluation
+    from tcm_bench.evaluation.settings import Settings
+    from tcm_bench.report.measured import evaluated, settings_of
+
+    if threads:
+        torch.set_num_threads(threads)
+    own, origin = settings_of(meant) or (Settings(), None)
+    if meant.kind == "evaluation":
+        return meant.path, read_evaluation(meant.path).numbers, origin
+    place, settings = meant.vectors(), replace(own, **asked)
+    found, given = evaluated(place, settings, labels_file=labels, device=torch_device(device))
+    if out:
+        return place, write_evaluation(found, out, labels=given.classes), origin
+    return place, summary(found), origin
+
+
+def _tell(
+    place: Path,
+    numbers: Mapping[str, Any],
+    origin: Path | None,
+    asked: Mapping[str, Any],
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """An evaluation with how it was made, for a program or for people."""
+    if as_json:
+        of = {"settings_of": None if origin is None else str(origin), "settings_given": sorted(asked)}
+        typer.echo(json.dumps({"source": str(place), **of, **numbers}, indent=2))
+        return
+    _show(place, numbers)
+    typer.echo(_settings_line(numbers["settings"], origin, asked))
+    if out:
+        typer.echo(f"written: {out}")
 
 
 def _numbers(option: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:

@@ -144,5 +144,5 @@ def _writing(name: str, file: Path, size: int = 0) -> Iterator[None]:
     except OSError as error:
         raise ValueError(
             f"{file.parent} cannot be written ({error.strerror}): a cache of {name} needs {size / 1e6:.0f} MB there; "
-            "free space or set machine.cache_dir to another folder"
+            "free space or set paths.cache_dir to another folder"
         ) from error

@@ -29,8 +29,9 @@ WEIGHTS = "weights.safetensors"  # of the network that made them
 CONFIG = "config.yaml"  # the run's configuration, resolved
 EVALUATION = "evaluation.json"  # what the embeddings came to; see `tcm_bench.evaluation.files`
 
-Status = Literal["finished", "failed", "interrupted"]
-State = Literal["finished", "failed", "interrupted", "running", "pending"]
+Status = Literal["finished", "failed", "interrupted", "debug"]
+State = Literal["finished", "failed", "interrupted", "debug", "running", "pending"]
+ENDED_WELL = ("finished", "debug")
 
 
 class Run(BaseModel):
@@ -56,7 +57,8 @@ class Result(Run):
     Attributes:
         schema_version: Of this file: 2 since the row holds `science`, 3 since it holds `intervals` and says
             `num_thresholds`, `threshold_low`, `threshold_high` and `tar_at_far_*`.
-        status: How the run ended; `reason` says why unless it finished.
+        status: How the run ended; `reason` says why unless it finished. `debug`: to its end, but on a few classes, so
+            that its metrics are no result.
         metrics: Fractions in [0, 1]; None where a metric is undefined (then `reason` says why).
         intervals: Of the scores on unseen classes, 95 % by a bootstrap over these classes; see `evaluation.json`.
         threshold: Every setting behind OPIS, and the calibration range that resulted.

@@ -13,17 +13,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tcm_bench.process import cores
 from tcm_bench.runs.build import TRUSTED, ConfigurationError, build, nearest
-from tcm_bench.runs.errors import explain, no_option, plain_keys
+from tcm_bench.runs.errors import explain, no_key, no_option, plain_keys
 from tcm_bench.runs.limits import LIMITS, faults
 from tcm_bench.runs.naming import CONFIG_NAME, PLACES
 
-READ_BY_NAME = ("data", "model", "optim", "machine")  # what nobody asks for there would be lost in silence
+# Nodes that no constructor checks: a key there that no code reads would do nothing.
+READ_BY_NAME = ("data", "model", "optim", "machine", "paths")
 
 SET_ELSEWHERE = {  # keys that Hydra or the trainer would take, and what is meant by whoever gives them
-    **dict.fromkeys(("run_id", "run_dir"), "follows from the configuration; machine.output_dir says where runs lie"),
+    **dict.fromkeys(("run_id", "run_dir"), "follows from the configuration; paths.output_dir says where runs lie"),
     **dict.fromkeys(
         ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "trainer.default_root_dir"),
-        "is where this run's own folder lies; machine.output_dir=DIR moves all runs",
+        "is where this run's own folder lies; paths.output_dir=DIR moves all runs",
     ),
     **{f"trainer.{key}": f"is written machine.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy")},
     "trainer.enable_progress_bar": "is written machine.progress",
@@ -31,7 +32,9 @@ SET_ELSEWHERE = {  # keys that Hydra or the trainer would take, and what is mean
     "trainer.logger": "is a group: logger=wandb, logger=none",
     "trainer.use_distributed_sampler": "stays false: the loaders cut themselves by rank",
     "trainer.limit_test_batches": "would measure a part of the test set: a score is of all of it",
-    "trainer.fast_dev_run": "would measure a part of the test set: +trainer.max_steps=1 takes a step and measures all",
+    "trainer.fast_dev_run": "would measure a part of the test set: debug=fast does, apart from real runs; "
+    "+trainer.max_steps=1 takes a step and measures all",
+    "paths.results_dir": "follows from paths.output_dir, so that debug runs lie apart from real ones",
     "trainer.num_sanity_val_steps": "stays 0: validation classes are measured after an epoch",
 }
 
@@ -59,6 +62,9 @@ def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> No
     for override in parsed:
         if remedy := SET_ELSEWHERE.get(override.key_or_group):
             raise ConfigurationError(f"{override.key_or_group} {remedy}")
+    for key in cfg.get("trainer") or ():  # from a file of one's own
+        if remedy := SET_ELSEWHERE.get(f"trainer.{key}"):
+            raise ConfigurationError(f"trainer.{key} {remedy}")
     for key in map(str, cfg):
         if key not in default:
             raise ConfigurationError(f"unknown key '{key}'{nearest(key, default)}")
@@ -68,11 +74,11 @@ def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> No
     known = plain_keys(default)
     for override in parsed:
         key = override.key_or_group
-        parent, _, word = key.rpartition(".")
+        parent = key.rpartition(".")[0]
         if override.is_add() and parent in known and key not in known and key.partition(".")[0] in READ_BY_NAME:
             siblings = OmegaConf.select(default, parent)
             if isinstance(siblings, DictConfig) and "_target_" not in siblings:
-                raise ConfigurationError(f"unknown key '{key}'{nearest(word, siblings)}")
+                raise ConfigurationError(no_key(key, default))
         if override.is_delete():
             if key in known and OmegaConf.select(cfg, key) is None and _is_needed(key, default):
                 raise ConfigurationError(f"{key} cannot be taken away: nothing runs without it")

@@ -43,7 +43,7 @@ def explain(error: BaseException) -> str | None:
         return f"{ambiguous[1]} are several values, one for each run of a sweep: add -m"
     if there := re.search(r"Could not append to config. An item is already at '([^']+)'", str(error)):
         return f"{there[1]} is there already: it is set without the +"
-    if plain := re.search(r"Could not override '(experiment|sweep)'", str(error)):
+    if plain := re.search(r"Could not override '(experiment|sweep|debug)'", str(error)):
         return f"{plain[1]}=NAME is added to a configuration that has none: +{plain[1]}=NAME"
     unknown = re.search(r"Could not override '([^']+)'", str(error))
     if isinstance(error, ConfigCompositionException) and unknown:
@@ -68,12 +68,25 @@ def _unknown_key(key: str, causes: Sequence[BaseException]) -> str:
         return f"'{full_key}' belongs to another launcher: add hydra/launcher=joblib, where machine.jobs says how many"
     if full_key in default:
         return f"{full_key} cannot be taken away: nothing runs without it"
-    parent, _, word = full_key.rpartition(".")
+    return no_key(full_key, default)
+
+
+def no_key(key: str, default: DictConfig) -> str:
+    """A key that the configuration does not have, with the one that was meant: of the same name elsewhere, or near it.
+
+    Args:
+        key: Dotted.
+        default: A configuration that has every key.
+    """
+    known = plain_keys(default)
+    parent, _, word = key.rpartition(".")
+    namesakes = sorted((name for name in known if name.rpartition(".")[2] == word), key=lambda name: name.count("."))
+    if namesakes and [name.count(".") for name in namesakes[:2]] != [namesakes[0].count(".")] * 2:
+        return f"unknown key '{key}'; did you mean '{namesakes[0]}'?"  # the one that lies highest
     siblings = OmegaConf.select(default, parent) if parent else default
-    known = [str(name) for name in siblings] if isinstance(siblings, DictConfig) else []
-    if not known:
-        return f"unknown key '{full_key}'{nearest(full_key, plain_keys(default))}"
-    return f"unknown key '{full_key}'{nearest(word, known)}"
+    if isinstance(siblings, DictConfig) and siblings:
+        return f"unknown key '{key}'{nearest(word, siblings)}"
+    return f"unknown key '{key}'{nearest(key, known)}"
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,14 +1,12 @@
-"""One experiment: from a configuration to trained weights, stored embeddings and numbers."""
+"""One experiment: everything is built from a configuration, trained and tested; what comes of it is `outcome`'s."""
 
 import copy
 import logging
 import math
-import os
 import pickle
 import sys
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,25 +15,20 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.nn.functional import normalize
 from torchmetrics import MetricCollection
 
-from tcm_bench.data.batch import Batch
 from tcm_bench.data.datamodule import RetrievalData
 from tcm_bench.data.features import frozen_features
-from tcm_bench.data.table import FeatureTable, ImageTable, Splits, Table
-from tcm_bench.evaluation.evaluate import Evaluation
-from tcm_bench.evaluation.files import write_evaluation
-from tcm_bench.evaluation.metric import EmbeddingMetric, EvaluationMetric
-from tcm_bench.evaluation.retrieval import recall_at_k
+from tcm_bench.data.table import FeatureTable, ImageTable, Splits
+from tcm_bench.evaluation.metric import EmbeddingMetric
 from tcm_bench.losses.objective import Objective
 from tcm_bench.models.embedder import Embedder
 from tcm_bench.process import is_first_process
-from tcm_bench.results.ledger import EMBEDDINGS, WEIGHTS, write_progress
+from tcm_bench.results.ledger import write_progress
 from tcm_bench.runs.build import ConfigurationError, build
+from tcm_bench.runs.debug import few
+from tcm_bench.runs.naming import DEBUG
+from tcm_bench.runs.outcome import Measured, measured, recall_before, roles, store
 from tcm_bench.runs.watchers import describe
 from tcm_bench.training.callbacks import CHECKPOINT
 from tcm_bench.training.module import RetrievalModule
@@ -51,19 +44,6 @@ HARMLESS = (  # what Lightning says of a run that does as it was told
     ".*sync_dist=True.*",  # what is logged is the same on every process
     ".*all_gather is deprecated.*",  # Lightning's own call
 )
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What an experiment adds to its row; see `tcm_bench.results.ledger.Result`."""
-
-    reason: str | None = None
-    metrics: dict[str, float | None] = field(default_factory=dict)
-    intervals: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
-    threshold: dict[str, Any] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    network: dict[str, Any] = field(default_factory=dict)
-    data_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +78,11 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
     trusted = list(cfg.trusted_packages)
 
     splits = build(cfg.data.splits, trusted)
+    _check_number_of_classes(cfg, splits)
+    if DEBUG in cfg:
+        splits = few(
+            splits, cfg.debug.classes, cfg.debug.images_per_class, cfg.data.loader.get("validation_classes", 0)
+        )
     counted = _with_number_of_classes(cfg, splits)
     parts = _assemble(cfg, trusted, splits, run_dir)
     metrics = {name: build(node, trusted) for name, node in cfg.metrics.items()}
@@ -114,22 +99,22 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
     )
     for metric in module.test_metrics.values():
         if isinstance(metric, EmbeddingMetric):
-            metric.query, metric.gallery = _roles(splits.test)
+            metric.query, metric.gallery = roles(splits.test)
     describe(loggers, data_hash=splits.fingerprint, network=parts.identity)
     with warnings.catch_warnings():
         for known in HARMLESS:
             warnings.filterwarnings("ignore", message=known)
         trainer = _trainer(cfg, trusted, run_dir, loggers)
-        before = _before_training(parts, device) if is_first_process() else math.nan
+        before = recall_before(parts.data, parts.embedder, device) if is_first_process() else math.nan
         checkpoint = run_dir / CHECKPOINT
         resumes = not cfg.force and _is_whole(checkpoint)  # if forced, another process may be about to delete it
         trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint if resumes else None)
         write_progress(run_dir, "test")
         trainer.test(module, datamodule=parts.data, verbose=False)
-    intervals = _store(run_dir, module)
+    intervals = store(run_dir, module)
     if trainer.is_global_zero:
         checkpoint.unlink(missing_ok=True)  # only a run that has not ended needs it
-    return _measured(module, splits, parts, before, intervals)
+    return measured(module, parts.data, parts.identity, before, intervals)
 
 
 def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path) -> Parts:
@@ -137,6 +122,8 @@ def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path
     transforms = {
         name: build(cfg.data[name], trusted) for name in ("train_transform", "test_transform") if name in cfg.data
     }
+    if DEBUG in cfg and not cfg.debug.augment and transforms:
+        transforms["train_transform"] = transforms["test_transform"]
     make_data = build(cfg.data.loader, trusted)
     identity: dict[str, Any] = {}
     backbone = None
@@ -149,7 +136,7 @@ def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path
                 backbone,
                 splits,
                 transforms.pop("test_transform"),
-                cache_dir=Path(cfg.machine.cache_dir),
+                cache_dir=Path(cfg.paths.cache_dir),
                 device=_device(cfg),
                 num_workers=cfg.machine.num_workers,
                 on_progress=lambda done, total: write_progress(run_dir, "features", done, total),
@@ -202,20 +189,22 @@ def _device(cfg: DictConfig) -> str:
     return device
 
 
-def _with_number_of_classes(cfg: DictConfig, splits: Splits) -> DictConfig:
-    """A copy of the configuration that says how many training classes there are, which a loss with proxies asks.
-
-    The run keeps its name: that is taken from `cfg`, and the data decide the number.
-    """
-    number = splits.train.num_classes
-    declared = cfg.data.get("num_train_classes")
+def _check_number_of_classes(cfg: DictConfig, splits: Splits) -> None:
+    number, declared = splits.train.num_classes, cfg.data.get("num_train_classes")
     if declared not in (None, number):
         raise ConfigurationError(
             f"the data have {number} training classes where data.num_train_classes={declared} is declared; "
             "correct the value or leave it out"
         )
+
+
+def _with_number_of_classes(cfg: DictConfig, splits: Splits) -> DictConfig:
+    """A copy of the configuration that says how many training classes there are, which a loss with proxies asks.
+
+    The run keeps its name: that is taken from `cfg`, and the data decide the number.
+    """
     counted = copy.deepcopy(cfg)
-    OmegaConf.update(counted, "data.num_train_classes", number, force_add=True)
+    OmegaConf.update(counted, "data.num_train_classes", splits.train.num_classes, force_add=True)
     return counted
 
 
@@ -231,123 +220,9 @@ def _trainer(cfg: DictConfig, trusted: list[str], run_dir: Path, loggers: list[L
         strategy=cfg.machine.strategy,
         default_root_dir=str(run_dir),
         logger=loggers or False,
-        callbacks=[build(node, trusted) for node in cfg.callbacks.values()],
+        callbacks=[build(node, trusted) for node in cfg.callbacks.values() if node],
         enable_progress_bar=bool(cfg.machine.progress) and sys.stderr.isatty(),
         enable_model_summary=False,
         use_distributed_sampler=False,  # the loaders cut themselves by rank
         num_sanity_val_steps=0,
     )
-
-
-@torch.no_grad()  # not inference_mode: parameters moved to a GPU in it could not be trained
-def _before_training(parts: Parts, device: str) -> float:
-    """R@1 on the test classes of the features that training starts from."""
-    unseen, _ = parts.data.test_dataloader()
-    backbone = (parts.embedder.backbone or nn.Identity()).to(device).eval()
-    rows = []
-    for batch in unseen:
-        batch = parts.data.on_after_batch_transfer(Batch(*(tensor.to(device) for tensor in batch)))
-        rows.append((normalize(backbone(batch.inputs).float()), batch.labels, batch.indices))
-    parts.embedder.train()
-    features, labels, indices = (torch.cat(column) for column in zip(*rows, strict=True))
-    query, gallery = (None if role is None else role.to(device)[indices] for role in _roles(parts.data.splits.test))
-    return float(recall_at_k(features, labels, query=query, gallery=gallery))
-
-
-def _roles(table: Table) -> tuple[Tensor | None, Tensor | None]:
-    """Which rows of a table are queries and which are searched, if it says."""
-    query, gallery = (None if role is None else torch.from_numpy(role) for role in (table.query, table.gallery))
-    return query, gallery
-
-
-def _measured(
-    module: RetrievalModule, splits: Splits, parts: Parts, before: float, intervals: Mapping[str, Any]
-) -> Measured:
-    """What the metrics found, in the places of a row."""
-    unseen = _plain(module.test_metrics.compute())
-    seen = _plain(module.seen_metrics.compute())
-    found = {"unseen": _evaluations(module.test_metrics), "seen": _evaluations(module.seen_metrics)}
-    reasons = [
-        f"{classes} classes: {one.consistency.reason}"
-        for classes, evaluations in found.items()
-        for one in evaluations
-        if one.consistency.reason
-    ]
-    threshold: dict[str, Any] = {}
-    counts = {
-        "train_classes": splits.train.num_classes,
-        "train_images": len(splits.train),
-        "test_classes": splits.test.num_classes,
-        "test_images": len(splits.test),
-        "classes_per_batch": parts.data.classes_per_batch,
-        "images_per_class": parts.data.images_per_class,
-    }
-    for one in found["unseen"]:
-        ends = {"threshold_low": one.consistency.threshold_low, "threshold_high": one.consistency.threshold_high}
-        threshold |= {**one.settings.recorded(), **{name: _defined(end) for name, end in ends.items()}}
-        counts |= one.counts()
-    return Measured(
-        reason="; ".join(reasons) or None,
-        metrics={**unseen, "recall_at_1_before": before, **{f"{name}_seen": seen[name] for name in unseen}},
-        intervals={name: (low, high) for name, (low, high) in intervals.items()},
-        threshold=threshold,
-        counts=counts,
-        network=parts.identity,
-        data_hash=splits.fingerprint,
-    )
-
-
-def _evaluations(metrics: MetricCollection) -> list[Evaluation]:
-    """What was computed last."""
-    return [
-        metric.result
-        for metric in metrics.values()
-        if isinstance(metric, EvaluationMetric) and isinstance(metric.result, Evaluation)
-    ]
-
-
-def _plain(values: Mapping[str, Tensor]) -> dict[str, float | None]:
-    """Floats, None for what is undefined."""
-    return {name: _defined(float(value)) for name, value in values.items()}
-
-
-def _defined(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _store(run_dir: Path, module: RetrievalModule) -> dict[str, Any]:
-    """The test embeddings, row for row as the metrics saw them, what they came to by class, and the trained weights.
-
-    Returns:
-        Of each score the ends of its interval; in the first process only, which alone writes the row.
-    """
-    gathered = next(metric for metric in module.test_metrics.values() if isinstance(metric, EmbeddingMetric))
-    with gathered.sync_context():  # every process has a share of the rows
-        embeddings, labels, indices = gathered.table()
-    if not is_first_process():
-        return {}
-    roles = {"query": gathered.query, "gallery": gathered.gallery}
-    tensors = {
-        "embeddings": embeddings.float(),
-        "labels": labels.long(),
-        "indices": indices.long(),
-        **{name: role[indices.to(role.device)] for name, role in roles.items() if role is not None},
-    }
-    _save(run_dir / EMBEDDINGS, tensors)
-    intervals: dict[str, Any] = {}
-    for evaluation in _evaluations(module.test_metrics):
-        intervals |= write_evaluation(evaluation, run_dir)["intervals"]
-    _save(run_dir / WEIGHTS, dict(module.embedder.state_dict()))
-    return intervals
-
-
-def _save(path: Path, tensors: dict[str, Tensor]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-        temporary.chmod(0o644)  # safetensors makes files that only their owner may read
-        temporary.replace(path)
-    except SafetensorError as error:  # its way to say that the disk is full
-        raise OSError(f"cannot write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

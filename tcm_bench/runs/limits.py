@@ -102,6 +102,8 @@ LIMITS: Mapping[str, Limit] = {
     "trainer.check_val_every_n_epoch": whole(1),
     "trainer.gradient_clip_val": or_null(above(0)),
     "trainer.precision": one_of(*PRECISIONS),
+    "debug.classes": whole(2),
+    "debug.images_per_class": whole(2),
     "optim.head_lr_scale": above(0),
     "optim.optimizer.lr": above(0),
     "optim.optimizer.weight_decay": at_least(0),

@@ -21,6 +21,8 @@ from tcm_bench.runs.provenance import with_sources
 CONFIG_NAME = "config"
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 SCIENCE = ("data", "model", "loss", "tcm", "metrics", "optim", "trainer", "seed")
+DEBUG = "debug"  # there in a debug mode alone, whose runs are none of the others
+ELSEWHERE = ("machine", "paths")  # what differs from machine to machine and decides no number
 FACTORS = {"data": "data", "backbone": "model/backbone", "loss": "loss", "tcm": "tcm"}
 # What says where the items of the data or the weights lie, not which they are; `sha256` beside it says that.
 PLACES = ("data.root", "data.file", "data.labels", "model.backbone.weights.file")
@@ -36,15 +38,17 @@ def science(cfg: DictConfig, *, seed: Any = None) -> dict[str, Any]:
         cfg: A composed configuration.
         seed: Stands for the seed wherever it is used; None: the configuration's own.
     """
-    for key in (*SCIENCE, "machine"):
+    for key in (*SCIENCE, *ELSEWHERE):
         if key not in cfg:
             raise ConfigurationError(f"{key} cannot be taken away: nothing runs without it")
-    anywhere = OmegaConf.masked_copy(cfg, [*SCIENCE, "machine"])
+    named = [*SCIENCE, *([DEBUG] if DEBUG in cfg else [])]
+    anywhere = OmegaConf.masked_copy(cfg, [*named, *ELSEWHERE])
     OmegaConf.set_readonly(anywhere, False)
     if seed is not None:
         anywhere.seed = seed
-    for key in anywhere.machine:
-        anywhere.machine[key] = f"<{key}>"
+    for node in (anywhere[name] for name in ELSEWHERE):
+        for key in node:
+            node[key] = f"<{key}>"
     for place in PLACES:
         parent, _, key = place.rpartition(".")
         node = OmegaConf.select(anywhere, parent)
@@ -57,7 +61,7 @@ def science(cfg: DictConfig, *, seed: Any = None) -> dict[str, Any]:
     for path, value in _leaves(plain):
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigurationError(f"{path} must be a finite number, got {value}")
-    return with_sources({key: plain[key] for key in SCIENCE}, TRUSTED)
+    return with_sources({key: plain[key] for key in named}, TRUSTED)
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -110,7 +114,7 @@ def _by_hand(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
     for word in overrides:
         key, _, value = word.lstrip("+~").partition("=")
         key = key.partition("@")[0]
-        if key in ("seed", *FACTORS.values()) or re.split(r"[./]", key)[0] not in (*SCIENCE, "experiment"):
+        if key in ("seed", *FACTORS.values()) or re.split(r"[./]", key)[0] not in (*SCIENCE, "experiment", DEBUG):
             continue
         yield key, Path(value).name if key in PLACES else value
 

@@ -8,7 +8,8 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ from tcm_bench.runs import provenance
 from tcm_bench.runs.build import ConfigurationError, check_targets
 from tcm_bench.runs.checks import absent_data, check, check_devices
 from tcm_bench.runs.errors import causes, explain
-from tcm_bench.runs.naming import CONFIG_NAME, PROJECT_ROOT, choices, plan
+from tcm_bench.runs.naming import CONFIG_NAME, DEBUG, PROJECT_ROOT, choices, plan
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -53,10 +54,17 @@ def main() -> None:
     for flag in {"-m", "--multirun"} & set(sys.argv[1:]):  # between overrides Hydra cannot parse it
         sys.argv.remove(flag)
         sys.argv.insert(1, flag)
+    sys.argv[1:] = _debug_last(sys.argv[1:])
     Plugins.instance()  # finds the launchers, which name their options; `joblib` is ours from here on
     ConfigStore.instance().store("joblib", LOCAL_PROCESSES, group="hydra/launcher", provider="tcm_bench")
     with _one_sentence():
         hydra.main(config_path=str(PROJECT_ROOT / "conf"), config_name=CONFIG_NAME, version_base="1.3")(job)()
+
+
+def _debug_last(words: Sequence[str]) -> list[str]:
+    """The command with `debug=MODE` as an addition behind all others, so that no experiment or sweep undoes it."""
+    modes = [word.lstrip("+") for word in words if word.lstrip("+").startswith(f"{DEBUG}=")]
+    return [*(word for word in words if word.lstrip("+") not in modes), *(f"+{mode}" for mode in modes)]
 
 
 @contextlib.contextmanager
@@ -172,7 +180,8 @@ def execute(cfg: DictConfig, chosen: dict[str, str | int], wait_s: float = LOCK_
 
 
 def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> ledger.Result:
-    from tcm_bench.runs.experiment import Measured, fit_and_test
+    from tcm_bench.runs.experiment import fit_and_test
+    from tcm_bench.runs.outcome import Measured
     from tcm_bench.runs.watchers import conclude, start_loggers
 
     started, clock = datetime.now(UTC), time.monotonic()
@@ -211,6 +220,8 @@ def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> le
         log.debug("failed", exc_info=True)  # the traceback is for the file; the terminal gets a sentence
         row("failed", Measured(reason=f"{type(error).__name__}: {error}"))
         raise
+    if DEBUG in cfg:
+        return row("debug", replace(measured, reason="of a few classes only, so no result"))
     return row("finished", measured)
 
 
@@ -233,8 +244,12 @@ def summary(result: ledger.Result, run_dir: Path) -> str:
         f"  unseen classes: {shown(recall)} (before training {shown('recall_at_1', '_before')}), "
         + ", ".join(map(shown, consistency)),
         "  seen classes:   " + ", ".join(shown(name, "_seen") for name in (recall, *consistency)),
-        f"  {result.wall_s:.0f} s, {run_dir}",
     ]
+    if result.status == "debug":
+        from tcm_bench.runs.debug import verdict
+
+        lines += [f"  {line}" for line in verdict(result, run_dir)]
+    lines.append(f"  {result.wall_s:.0f} s, {run_dir}")
     return "\n".join(lines)
 
 

@@ -51,7 +51,7 @@ class SweepCallback(Callback):
         assert _display is not None
         _display.finish()
         with _or_leave():
-            status = conclude(_display.sweep, Path(config.machine.output_dir), _display.runs)
+            status = conclude(_display.sweep, Path(config.paths.results_dir), _display.runs)
             _name_the_dead(_display)
         if status:
             sys.exit(status)
@@ -60,7 +60,7 @@ class SweepCallback(Callback):
         global _display
         jobs = _compose_jobs(config)
         _refuse_nonsense(jobs)
-        output_dir = Path(config.machine.output_dir)
+        output_dir = Path(config.paths.results_dir)
         runs = [plan(job, choices(job.hydra, job.seed)) for job in jobs]
         name = config.sweep_name or own_name(runs)
         ledger.write_sweep(output_dir, name, runs)
@@ -83,7 +83,7 @@ def conclude(name: str, output_dir: Path, runs: list[ledger.Run]) -> int:
     written = write_comparison(rows, output_dir / "report", name, runs)
     Console().print(comparison_table(rows, runs, width=Console().width))
     console.print(*(f"written: {path}" for path in written), sep="\n")
-    return int(sum(row.status == "finished" for row in rows) < len(runs))
+    return int(sum(row.status in ledger.ENDED_WELL for row in rows) < len(runs))
 
 
 def own_name(runs: list[ledger.Run]) -> str:
@@ -103,7 +103,7 @@ def _name_the_dead(display: "Display") -> None:
     dead = [
         f"{run.run_id} ({_name(label)})"
         for run, label, run_dir in zip(display.runs, display.labels, display.run_dirs, strict=True)
-        if ledger.state(run_dir) not in ("finished", "failed")
+        if ledger.state(run_dir) not in (*ledger.ENDED_WELL, "failed")
     ]
     if dead:
         console.print(

@@ -13,9 +13,10 @@ from tcm_bench.results.labels import FACTORS, is_base
 from tcm_bench.results.ledger import Result, Run
 from tcm_bench.runs import provenance
 from tcm_bench.runs.build import build
+from tcm_bench.runs.naming import DEBUG
 
 OUTCOME = {"status", "reason", "selection", "counts", "threshold", "started", "wall_s", "peak_mem_gib", "threads"}
-EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 255}  # W&B's own for Ctrl-C
+EXIT_CODES = {"finished": 0, "debug": 0, "failed": 1, "interrupted": 255}  # W&B's own for Ctrl-C
 
 
 def start_loggers(cfg: DictConfig, run: Run) -> list[Logger]:
@@ -25,7 +26,7 @@ def start_loggers(cfg: DictConfig, run: Run) -> list[Logger]:
         cfg: A composed configuration.
         run: What it describes.
     """
-    job_type = "base" if is_base(run) else "tcm"
+    job_type = DEBUG if DEBUG in cfg else "base" if is_base(run) else "tcm"
     names = [str(run.choices[name]) for name in FACTORS]
     tags = [*names, str(run.choices["tcm"]), f"seed={run.choices['seed']}"]
     loggers = [

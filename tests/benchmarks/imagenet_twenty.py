@@ -23,7 +23,7 @@ def main() -> None:
     classes = torch.tensor([int(path.stem.rpartition("_")[2]) for path in paths])[:, None]
     for name in NAMES:
         cfg = OmegaConf.merge(
-            {"machine": {"weights_dir": str(ROOT / "data" / "weights")}},
+            {"paths": {"weights_dir": str(ROOT / "data" / "weights")}},
             {"backbone": OmegaConf.load(ROOT / "conf" / "model" / "backbone" / f"{name}.yaml")},
         )
         backbone = OmegaConf.to_container(cfg.backbone, resolve=True)

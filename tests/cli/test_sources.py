@@ -34,7 +34,7 @@ def outputs(tmp_path_factory):
 
 def trained(folder, *overrides):
     """The folder of a run."""
-    words = [*SMALL, *overrides, f"machine.output_dir={folder}"]
+    words = [*SMALL, *overrides, f"paths.output_dir={folder}"]
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
         cfg, hydra = compose("config", words), compose("config", words, return_hydra_config=True).hydra
     assert execute(cfg, choices(hydra, cfg.seed)).status == "finished"

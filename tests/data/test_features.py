@@ -158,7 +158,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(backbone, splits, tmp_pa
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))  # the system's own refusal, at byte 300 of 468
     try:
-        with pytest.raises(ValueError, match=r"cannot be written .* backbone features .* set machine.cache_dir"):
+        with pytest.raises(ValueError, match=r"cannot be written .* backbone features .* set paths.cache_dir"):
             extract(backbone, splits, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -110,7 +110,7 @@ def test_every_set_has_its_yaml_and_the_numbers_agree(root, name):
     dataset = catalog.DATASETS[name]
     cfg = OmegaConf.load(root / "conf" / "data" / f"{name.replace('-', '_')}.yaml")
     assert dataset.build is not None
-    assert OmegaConf.to_container(cfg)["root"] == f"${{machine.data_dir}}/{name}"
+    assert OmegaConf.to_container(cfg)["root"] == f"${{paths.data_dir}}/{name}"
 
 
 def test_every_package_is_pinned_with_licence_and_credit():

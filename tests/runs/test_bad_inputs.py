@@ -53,7 +53,12 @@ CONFIGURATION = [  # refused by the configuration alone: status 2
     ("+machine.thread=1", "unknown key 'machine.thread'", "threads"),
     ("+model.dropout=1", "unknown key 'model.dropout'"),
     ("+data.rooot=x", "unknown key 'data.rooot'"),
-    ("model.chunk_size=4", "unknown key 'model.chunk_size'"),
+    ("model.chunk_size=4", "unknown key 'model.chunk_size'; did you mean 'machine.chunk_size'?"),
+    ("machine.output_dir=x", "unknown key 'machine.output_dir'; did you mean 'paths.output_dir'?"),
+    ("+machine.data_dir=x", "unknown key 'machine.data_dir'; did you mean 'paths.data_dir'?"),
+    ("machine.cache_dir=x", "unknown key 'machine.cache_dir'; did you mean 'paths.cache_dir'?"),
+    ("paths.outputdir=x", "unknown key 'paths.outputdir'; did you mean 'output_dir'?"),
+    ("~paths.output_dir", "paths.output_dir cannot be taken away"),
     ("hydra.launcher.n_jobs=2 -m seed=0,1", "hydra.launcher.n_jobs", "hydra/launcher=joblib"),
     # ways of writing that Hydra takes for something else
     ("experiment=cub_resnet50_smooth_ap", "+experiment="),
@@ -72,20 +77,27 @@ CONFIGURATION = [  # refused by the configuration alone: status 2
     ("-m machine.jobs=0 seed=0,1 hydra/launcher=joblib", "machine.jobs"),
     # what follows from the rest, or is set elsewhere
     ("run_id=mine", "run_id follows from the configuration"),
-    ("run_dir=/x", "run_dir follows from the configuration", "machine.output_dir"),
-    ("hydra.run.dir=x", "hydra.run.dir", "machine.output_dir"),
-    ("hydra.sweep.dir=x", "hydra.sweep.dir", "machine.output_dir"),
+    ("run_dir=/x", "run_dir follows from the configuration", "paths.output_dir"),
+    ("hydra.run.dir=x", "hydra.run.dir", "paths.output_dir"),
+    ("hydra.sweep.dir=x", "hydra.sweep.dir", "paths.output_dir"),
     ("+trainer.devices=2", "machine.devices"),
     ("+trainer.accelerator=gpu", "machine.accelerator"),
     ("+trainer.strategy=ddp", "machine.strategy"),
     ("+trainer.num_nodes=2", "machine.num_nodes"),
     ("+trainer.logger=true", "trainer.logger", "logger=wandb"),
     ("+trainer.callbacks=[]", "trainer.callbacks", "+callbacks."),
-    ("+trainer.default_root_dir=x", "trainer.default_root_dir", "machine.output_dir"),
+    ("+trainer.default_root_dir=x", "trainer.default_root_dir", "paths.output_dir"),
     ("+trainer.enable_progress_bar=false", "machine.progress"),
     ("+trainer.use_distributed_sampler=true", "trainer.use_distributed_sampler"),
     ("+trainer.limit_test_batches=1", "trainer.limit_test_batches", "part of the test set"),
-    ("+trainer.fast_dev_run=true", "trainer.fast_dev_run", "+trainer.max_steps=1"),
+    ("+trainer.fast_dev_run=true", "trainer.fast_dev_run", "debug=fast", "+trainer.max_steps=1"),
+    ("paths.results_dir=x", "paths.results_dir follows from paths.output_dir"),
+    ("debug=fast paths.results_dir=x", "paths.results_dir follows from paths.output_dir"),
+    ("debug=fsat", "there is no debug=fsat; did you mean 'fast'?"),
+    ("debug=fast debug.classes=1", "debug.classes must be a whole number of at least 2"),
+    ("debug=fast ~debug", "debug cannot be taken away"),
+    ("debug=fast ~debug.mode", "debug.mode cannot be taken away"),
+    ("+debug.mode=fast", "unknown key 'debug'"),
     ("+trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches must be a whole number of at least 1"),
     ("+trainer.limit_train_batches=0", "trainer.limit_train_batches must be a number above 0"),
     ("+trainer.min_epochs=-5", "trainer.min_epochs must be a whole number of at least 0, or null"),
@@ -100,6 +112,7 @@ CONFIGURATION = [  # refused by the configuration alone: status 2
     ("~data", "data cannot be taken away"),
     ("~metrics", "metrics cannot be taken away"),
     ("~machine", "cannot be taken away"),
+    ("~paths", "cannot be taken away"),
     ("~callbacks", "callbacks cannot be taken away"),
     ("~logger", "logger cannot be taken away"),
     ("~seed", "seed cannot be taken away"),
@@ -238,7 +251,7 @@ LATER = [  # refused once something was read or done: status 1, or 2 where a con
     ("data=table data.file=broken.npz", "broken.npz"),
     ("data=table data.file=utf16.csv", "utf16.csv", "save it as UTF-8"),
     ("data.num_train_classes=5", "data.num_train_classes=5", "12 training classes"),
-    ("machine.output_dir=text.csv", "text.csv"),
+    ("paths.output_dir=text.csv", "text.csv"),
 ]
 
 
@@ -267,7 +280,7 @@ def said(words: str, place: Path) -> tuple[Answer, list[Path]]:
     base = [word for word in base if word.partition("=")[0] not in keys]
     out = place / "outputs" / str(len(list(place.glob("outputs/*"))))
     out.mkdir(parents=True)
-    there = [] if any(word.startswith("machine.output_dir") for word in own) else [f"machine.output_dir={out}"]
+    there = [] if any(word.startswith("paths.output_dir") for word in own) else [f"paths.output_dir={out}"]
     sweep = [word for word in own if word == "-m"]
     rest = [word for word in own if word != "-m"]
     with warnings.catch_warnings():  # from 3.12 on Python warns of every fork of a process with threads

@@ -44,7 +44,7 @@ def composed(*overrides):
 
 @pytest.mark.parametrize(("group", "option"), list(options()))
 def test_every_option_of_every_group_composes_and_resolves(group, option):
-    plus = "+" if group in ("experiment", "sweep") else ""
+    plus = "+" if group in ("experiment", "sweep", "debug") else ""
     made_by_prepare = ("emoji_full", "icons_full", "mnist")
     needs = {
         **{f"data={name}": ["data.sha256=none"] for name in made_by_prepare},
@@ -79,7 +79,10 @@ def test_a_run_keeps_its_name_wherever_it_runs_and_changes_it_with_what_decides_
     name = composed().run_id
     elsewhere = [
         "machine=gpu",
-        "machine.output_dir=/elsewhere",
+        "paths.output_dir=/elsewhere",
+        "paths.data_dir=/elsewhere",
+        "paths.weights_dir=/elsewhere",
+        "paths.cache_dir=/elsewhere",
         "data.root=/elsewhere",
         "force=true",
         "machine.threads=7",
@@ -243,7 +246,7 @@ def train(*overrides, cwd=PROJECT_ROOT):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_mistake_on_the_command_line_gets_one_sentence_and_status_2(overrides, sentence, tmp_path):
-    status, stderr = train(*overrides, f"machine.output_dir={tmp_path}")
+    status, stderr = train(*overrides, f"paths.output_dir={tmp_path}")
     assert status == 2
     assert sentence in stderr
     assert stderr.count("\n") == 1, stderr
@@ -252,8 +255,8 @@ def test_a_mistake_on_the_command_line_gets_one_sentence_and_status_2(overrides,
 
 def test_a_sweep_without_its_data_says_once_for_each_set_how_to_get_it(tmp_path):
     status, stderr = train(
-        "-m", "data=cub,sop,icons", "seed=0,1", "tcm=none,paper", f"machine.data_dir={tmp_path}",
-        f"machine.output_dir={tmp_path / 'out'}",
+        "-m", "data=cub,sop,icons", "seed=0,1", "tcm=none,paper", f"paths.data_dir={tmp_path}",
+        f"paths.output_dir={tmp_path / 'out'}",
     )  # fmt: skip
     assert status == 2
     assert stderr.count("\n") == 1, stderr
@@ -263,7 +266,7 @@ def test_a_sweep_without_its_data_says_once_for_each_set_how_to_get_it(tmp_path)
 
 
 def test_showing_the_configuration_runs_nothing(tmp_path):
-    status, stderr = train("--cfg", "job", f"machine.output_dir={tmp_path / 'out'}")
+    status, stderr = train("--cfg", "job", f"paths.output_dir={tmp_path / 'out'}")
     assert (status, stderr) == (0, "")
     assert not (tmp_path / "out").exists()
 

@@ -39,7 +39,7 @@ SMALL = [  # one step of a small batch; the recipe stays as it is
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
-    """Puts random weights of a network where `machine.weights_dir` has the published ones; once for all experiments."""
+    """Puts random weights of a network where `paths.weights_dir` has the published ones; once for all experiments."""
     folder = tmp_path_factory.mktemp("weights")
 
     def placed(name):
@@ -75,8 +75,8 @@ def test_an_experiment_takes_a_step_and_is_evaluated(name, weights, datasets, tm
         words = [
             f"+experiment={name}",
             f"data.root={datasets(data)}",
-            f"machine.weights_dir={weights(f'{backbone.architecture}.{backbone.weights.tag}')}",
-            f"machine.output_dir={tmp_path}",
+            f"paths.weights_dir={weights(f'{backbone.architecture}.{backbone.weights.tag}')}",
+            f"paths.output_dir={tmp_path}",
             *SMALL,
         ]
         cfg, hydra = compose("config", words), compose("config", words, return_hydra_config=True).hydra
@@ -91,3 +91,30 @@ def test_an_experiment_takes_a_step_and_is_evaluated(name, weights, datasets, tm
     (epoch,) = csv.DictReader((tmp_path / "runs" / row.run_id / "history.csv").read_text().splitlines())
     assert int(epoch["step"]) == 1
     assert float(epoch["lr"]) == pytest.approx(cfg.optim.optimizer.lr)
+
+
+@pytest.mark.parametrize("name", ["cub_resnet50_rs_at_k"])
+def test_debug_fast_tries_an_experiment_as_it_is(name, weights, datasets, tmp_path):
+    """Nothing is made small by hand: the mode does it."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        plain = compose("config", [f"+experiment={name}"], return_hydra_config=True)
+        backbone, data = plain.model.backbone, plain.hydra.runtime.choices["data"]
+        words = [
+            f"+experiment={name}",
+            "+debug=fast",
+            f"data.root={datasets(data)}",
+            "data.subset=true",
+            f"paths.weights_dir={weights(f'{backbone.architecture}.{backbone.weights.tag}')}",
+            f"paths.output_dir={tmp_path}",
+            "machine.accelerator=cpu",
+            "machine.threads=1",
+        ]
+        cfg, hydra = compose("config", words), compose("config", words, return_hydra_config=True).hydra
+    assert (cfg.optim, cfg.loss, cfg.model.head) == (plain.optim, plain.loss, plain.model.head)
+    assert not cfg.logger
+
+    row = execute(cfg, choices(hydra, cfg.seed))
+
+    assert row.status == "debug"
+    assert row.counts["test_images"] == PER_CLASS * official.COUNTS["test"][0]
+    assert not (tmp_path / "runs").exists()

@@ -49,7 +49,7 @@ TCM_BENCH = str(Path(sys.executable).with_name("tcm-bench"))
     ("module", "words", "line"),
     [
         ("hydra", [TRAIN], "interrupted; the same command goes on from here"),
-        ("torch", [TRAIN, "machine.output_dir={out}"], "interrupted; the same command goes on from here"),
+        ("torch", [TRAIN, "paths.output_dir={out}"], "interrupted; the same command goes on from here"),
         ("typer", [TCM_BENCH, "status"], "interrupted"),
         ("pandas", [TCM_BENCH, "report", "x", "--output-dir", "{out}"], "interrupted"),
     ],
@@ -64,7 +64,7 @@ def test_ctrl_c_while_importing_is_one_line_and_status_130(stopped_at, tmp_path,
 
 @pytest.mark.parametrize("module", ["joblib", "tcm_bench.runs.experiment"], ids=["starting", "importing"])
 def test_ctrl_c_while_the_processes_of_a_sweep_start_is_one_line(stopped_at, tmp_path, module):
-    words = ["seed=0,1", "hydra/launcher=joblib", "machine.jobs=2", f"machine.output_dir={tmp_path}", "-m"]
+    words = ["seed=0,1", "hydra/launcher=joblib", "machine.jobs=2", f"paths.output_dir={tmp_path}", "-m"]
     ran = stopped_at(f"popen_loky_posix:{module}", TRAIN, *words)
     said = [line for line in ran.stderr.splitlines() if line and not line.startswith("0 of 2 runs finished")]
     assert (ran.returncode, said) == (130, ["interrupted; the same command goes on from here"])

@@ -28,7 +28,7 @@ def vectors(tmp_path_factory) -> Path:
 
 
 def composed(output: Path, *overrides: str):
-    words = [*SMALL, f"machine.output_dir={output}", *overrides]
+    words = [*SMALL, f"paths.output_dir={output}", *overrides]
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
         return compose("config", words), compose("config", words, return_hydra_config=True).hydra
 
@@ -138,7 +138,7 @@ def test_an_experiment_of_ones_own_lies_anywhere(tmp_path, vectors):
     (group / "quick.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /loss: rs_at_k\nmodel:\n  head: {embedding_dim: 8}\n"
     )
-    words = ["--config-dir", "mine", f"machine.output_dir={tmp_path}", "machine.threads=1", *SMALL]
+    words = ["--config-dir", "mine", f"paths.output_dir={tmp_path}", "machine.threads=1", *SMALL]
     words += ["data=features", f"data.file={vectors}"]
     ran = answer(main, [*words, "+experiment=quick"], tmp_path)
     assert ran.status == 0, ran.stderr

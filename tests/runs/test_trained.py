@@ -46,7 +46,7 @@ def photos(tmp_path_factory):
 
 
 def trained(output, *words):
-    overrides = [*SMALL, *words, "machine.threads=1", f"machine.output_dir={output}"]
+    overrides = [*SMALL, *words, "machine.threads=1", f"paths.output_dir={output}"]
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
         cfg, hydra = compose("config", overrides), compose("config", overrides, return_hydra_config=True).hydra
     assert execute(cfg, choices(hydra, cfg.seed)).status == "finished"

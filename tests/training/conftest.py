@@ -20,7 +20,7 @@ def run(vectors):
     """Runs a configuration in this process; returns its row and its folder."""
 
     def once(output: Path, *overrides: str):
-        words = [*SMALL, *head(vectors), f"machine.output_dir={output}", *overrides]
+        words = [*SMALL, *head(vectors), f"paths.output_dir={output}", *overrides]
         with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
             cfg, hydra = compose("config", words), compose("config", words, return_hydra_config=True).hydra
         return execute(cfg, choices(hydra, cfg.seed)), Path(cfg.run_dir)

@@ -86,7 +86,7 @@ def test_each_run_of_a_process_is_a_run_of_its_own_with_all_that_a_reader_needs(
 
 def test_of_images_the_weights_behind_the_network_are_told_and_no_setting_of_the_machine(tmp_path):
     """Composed only: what a backbone's node says of this machine is left out, and its weights are named."""
-    words = [f"machine.data_dir={tmp_path}", f"data.root={tmp_path}", "machine.num_workers=3"]
+    words = [f"paths.data_dir={tmp_path}", f"data.root={tmp_path}", "machine.num_workers=3"]
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", words)
     told = _same_everywhere(science(cfg), OmegaConf.to_container(cfg, resolve=True))

@@ -1,0 +1,162 @@
+"""What comes of a trained network: what is measured before and after, and the files that a run keeps of it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torchmetrics import MetricCollection
+
+from tcm_bench.data.batch import Batch
+from tcm_bench.data.datamodule import RetrievalData
+from tcm_bench.data.table import Table
+from tcm_bench.evaluation.evaluate import Evaluation
+from tcm_bench.evaluation.files import write_evaluation
+from tcm_bench.evaluation.metric import EmbeddingMetric, EvaluationMetric
+from tcm_bench.evaluation.retrieval import recall_at_k
+from tcm_bench.files import replacing
+from tcm_bench.models.embedder import Embedder
+from tcm_bench.process import is_first_process
+from tcm_bench.results.ledger import EMBEDDINGS, WEIGHTS
+from tcm_bench.training.module import RetrievalModule
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an experiment adds to its row; see `tcm_bench.results.ledger.Result`."""
+
+    reason: str | None = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    intervals: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    threshold: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
+    data_hash: str | None = None
+
+
+@torch.no_grad()  # not inference_mode: parameters moved to a GPU in it could not be trained
+def recall_before(data: RetrievalData, embedder: Embedder, device: str) -> float:
+    """R@1 on the test classes of the features that training starts from."""
+    unseen, _ = data.test_dataloader()
+    backbone = (embedder.backbone or nn.Identity()).to(device).eval()
+    rows = []
+    for batch in unseen:
+        batch = data.on_after_batch_transfer(Batch(*(tensor.to(device) for tensor in batch)))
+        rows.append((normalize(backbone(batch.inputs).float()), batch.labels, batch.indices))
+    embedder.train()
+    features, labels, indices = (torch.cat(column) for column in zip(*rows, strict=True))
+    query, gallery = (None if role is None else role.to(device)[indices] for role in roles(data.splits.test))
+    return float(recall_at_k(features, labels, query=query, gallery=gallery))
+
+
+def roles(table: Table) -> tuple[Tensor | None, Tensor | None]:
+    """Which rows of a table are queries and which are searched, if it says."""
+    query, gallery = (None if role is None else torch.from_numpy(role) for role in (table.query, table.gallery))
+    return query, gallery
+
+
+def measured(
+    module: RetrievalModule,
+    data: RetrievalData,
+    identity: dict[str, Any],
+    before: float,
+    intervals: Mapping[str, Any],
+) -> Measured:
+    """What the metrics of a tested module found, in the places of a row.
+
+    Args:
+        module: Trained and tested.
+        data: What it was trained and tested on.
+        identity: Names the backbone and its weights.
+        before: See `recall_before`.
+        intervals: See `store`.
+    """
+    unseen = _plain(module.test_metrics.compute())
+    seen = _plain(module.seen_metrics.compute())
+    found = {"unseen": _evaluations(module.test_metrics), "seen": _evaluations(module.seen_metrics)}
+    reasons = [
+        f"{classes} classes: {one.consistency.reason}"
+        for classes, evaluations in found.items()
+        for one in evaluations
+        if one.consistency.reason
+    ]
+    threshold: dict[str, Any] = {}
+    counts = {
+        "train_classes": data.splits.train.num_classes,
+        "train_images": len(data.splits.train),
+        "test_classes": data.splits.test.num_classes,
+        "test_images": len(data.splits.test),
+        "classes_per_batch": data.classes_per_batch,
+        "images_per_class": data.images_per_class,
+    }
+    for one in found["unseen"]:
+        ends = {"threshold_low": one.consistency.threshold_low, "threshold_high": one.consistency.threshold_high}
+        threshold |= {**one.settings.recorded(), **{name: _defined(end) for name, end in ends.items()}}
+        counts |= one.counts()
+    return Measured(
+        reason="; ".join(reasons) or None,
+        metrics={**unseen, "recall_at_1_before": before, **{f"{name}_seen": seen[name] for name in unseen}},
+        intervals={name: (low, high) for name, (low, high) in intervals.items()},
+        threshold=threshold,
+        counts=counts,
+        network=identity,
+        data_hash=data.splits.fingerprint,
+    )
+
+
+def store(run_dir: Path, module: RetrievalModule) -> dict[str, Any]:
+    """The test embeddings, row for row as the metrics saw them, what they came to by class, and the trained weights.
+
+    Returns:
+        Of each score the ends of its interval; in the first process only, which alone writes the row.
+    """
+    gathered = next(metric for metric in module.test_metrics.values() if isinstance(metric, EmbeddingMetric))
+    with gathered.sync_context():  # every process has a share of the rows
+        embeddings, labels, indices = gathered.table()
+    if not is_first_process():
+        return {}
+    masks = {"query": gathered.query, "gallery": gathered.gallery}
+    tensors = {
+        "embeddings": embeddings.float(),
+        "labels": labels.long(),
+        "indices": indices.long(),
+        **{name: role[indices.to(role.device)] for name, role in masks.items() if role is not None},
+    }
+    _save(run_dir / EMBEDDINGS, tensors)
+    intervals: dict[str, Any] = {}
+    for evaluation in _evaluations(module.test_metrics):
+        intervals |= write_evaluation(evaluation, run_dir)["intervals"]
+    _save(run_dir / WEIGHTS, dict(module.embedder.state_dict()))
+    return intervals
+
+
+def _evaluations(metrics: MetricCollection) -> list[Evaluation]:
+    """What was computed last."""
+    return [
+        metric.result
+        for metric in metrics.values()
+        if isinstance(metric, EvaluationMetric) and isinstance(metric.result, Evaluation)
+    ]
+
+
+def _plain(values: Mapping[str, Tensor]) -> dict[str, float | None]:
+    """Floats, None for what is undefined."""
+    return {name: _defined(float(value)) for name, value in values.items()}
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _save(path: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        with replacing(path) as temporary:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    except SafetensorError as error:  # its way to say that the disk is full
+        raise OSError(f"cannot write {path}: {error}") from error
