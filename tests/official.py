@@ -4,7 +4,7 @@ Odd cases are included.
 
 Every set has four training and four test classes, the last of each with five images and the others with four: see
 ``COUNTS``. The images are real JPEG files of noise, no two alike, between 40 and 60 pixels wide. In each set one is
-greyscale, one CMYK, one asks by EXIF to be turned, and one is a PNG file with a palette and transparency under the
+grayscale, one CMYK, one asks by EXIF to be turned, and one is a PNG file with a palette and transparency under the
 name of a JPEG, as such files occur in copies that are passed around.
 
     official.cub_folder(root)      -> root/CUB_200_2011
@@ -127,8 +127,8 @@ def cars_folder_b(root: Path, *, nested: bool = False, labels: str | None = "bes
             continue
         if place is not None:
             write_mat(place / LABELLED, rows)
-        unlabelled = [{key: value for key, value in row.items() if key != "class"} for row in rows]
-        write_mat(root / "devkit" / "cars_test_annos.mat", unlabelled)
+        unlabeled = [{key: value for key, value in row.items() if key != "class"} for row in rows]
+        write_mat(root / "devkit" / "cars_test_annos.mat", unlabeled)
     write_mat(root / "devkit" / "cars_meta.mat", class_names=CARS_NAMES)
     write_lines(root / "devkit" / "README.txt", ["This file gives documentation for the cars 196 dataset."])
     if list_a:
@@ -299,13 +299,13 @@ def write_image(path: Path, number: int, *, salt: str = "") -> None:
 
     Args:
         path: Of the file, which is a JPEG (number 7: a PNG, whatever its name); folders are made.
-        number: Numbers 2, 3, 5 and 7 are greyscale, CMYK, turned by EXIF, and a PNG with palette and transparency.
+        number: Numbers 2, 3, 5 and 7 are grayscale, CMYK, turned by EXIF, and a PNG with palette and transparency.
         salt: Tells apart sets of numbers within one data set.
     """
     rng = np.random.default_rng([number, zlib.crc32(os.fsencode(f"{path.name} {salt}"))])
     height, width = rng.integers(40, 60, 2)
     channels = {2: (), 3: (4,), 7: (4,)}.get(number, (3,))
-    base = rng.integers(0, 256, channels)  # a colour of its own under the noise
+    base = rng.integers(0, 256, channels)  # a color of its own under the noise
     noise = rng.integers(-60, 60, (height, width, *channels))
     pixels = np.clip(base + noise, 0, 255).astype(np.uint8)
     image = Image.fromarray(pixels, "RGBA") if number == 7 else Image.fromarray(pixels)

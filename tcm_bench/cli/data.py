@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tcm_bench.prepare.verify import Verification
 
 SHOWN_FAULTS = 20  # of each kind
-EMBEDDED = {  # tracked with the code (data/README.md): what a class is; classes and images to train and to test
+BUNDLED = {  # tracked with the code (data/README.md): what a class is; classes and images to train and to test
     "quickdraw": ("things, sketched by hand", (172, 17_200), (173, 17_300)),
     "emoji": ("emoji, by several artists", (538, 2_795), (539, 2_816)),
     "icons": ("ideas, in several icon sets", (512, 2_449), (512, 2_548)),
@@ -95,7 +95,7 @@ def list_datasets() -> None:
         counts = (_count(*dataset.counts[side]) for side in ("train", "test"))
         here = _presence(PROJECT_ROOT / "data" / name)
         table.add_row(name, dataset.title, *counts, _download(dataset), here, _way(dataset), _config(name))
-    for name, (what, train, test) in EMBEDDED.items():
+    for name, (what, train, test) in BUNDLED.items():
         table.add_row(name, what, _count(*train), _count(*test), "–", "yes", "comes with the code", _config(name))
     for name, (what, root) in OWN.items():
         table.add_row(name, what, "–", "–", "–", "–", f"your own: --root is {root}", _config(name))
@@ -240,7 +240,7 @@ def _located(name: str, root: Path | None) -> Located:
 
 
 def _described(name: str, root: Path | None) -> Located:
-    """A dataset as `conf/data/NAME.yaml` describes it: the embedded ones, the user's own, and any that was added."""
+    """A dataset as `conf/data/NAME.yaml` describes it: the bundled ones, the user's own, and any that was added."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 

@@ -1,4 +1,4 @@
-"""Data: tables of labelled items, how they are drawn into batches, decoded, transformed and kept.
+"""Data: tables of labeled items, how they are drawn into batches, decoded, transformed and kept.
 
 May import nothing of the project but what all rooms stand on.
 """

@@ -127,7 +127,7 @@ class TrainingDraws(Draws):
 class EvaluationBatches(Draws):
     """Every row once, in order, cut into near-equal batches: the same number on every rank.
 
-    The number must be the same because a forward pass may synchronise ranks. No row is repeated, except where
+    The number must be the same because a forward pass may synchronize ranks. No row is repeated, except where
     a rank would have an empty batch (fewer rows than ranks): it evaluates the first row again, and whoever
     gathers the batches must key them by ``indices``.
     """

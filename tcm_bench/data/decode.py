@@ -133,8 +133,8 @@ def rgb(image: Image.Image) -> RGB:
     """8 bits a channel."""
     if image.mode.startswith("I"):  # 16 bits, at times held in 32: Pillow's conversion would make all of it white
         levels = np.asarray(image)
-        grey = (levels >> 8 if image.mode != "I" or levels.max() > 255 else levels).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
+        gray = (levels >> 8 if image.mode != "I" or levels.max() > 255 else levels).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
     if image.mode == "P" and "transparency" in image.info:

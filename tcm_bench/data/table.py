@@ -1,4 +1,4 @@
-"""Tables of labelled items and the two open-world splits of a dataset."""
+"""Tables of labeled items and the two open-world splits of a dataset."""
 
 import os
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class Paths(Sequence[str]):
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Labelled items of one split.
+    """Labeled items of one split.
 
     Attributes:
         labels: int64 ``(items,)``, dense: every value of ``0 .. classes - 1`` occurs.
@@ -133,7 +133,7 @@ class ImageArray(ImageTable):
     images: np.ndarray
 
     def picture(self, index: int) -> Picture:
-        """The item's pixels; grey ones in three equal channels."""
+        """The item's pixels; gray ones in three equal channels."""
         pixels = self.images[index]
         return Pixels(pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2))
 

@@ -22,7 +22,7 @@ class TimmBackbone(nn.Module):
         weights: Where the weights come from; see :mod:`tcm_bench.models.weights`.
         pooling: ``average``, ``gem``, ``cls`` or ``cls_mean``; see :func:`tcm_bench.models.pooling.pooled`.
         input: The preprocessing that the weights expect: ``size_px`` (side of the square given to the
-            network), ``resize_px`` (shorter side before the centre crop), ``mean`` and ``std`` (by channel, of
+            network), ``resize_px`` (shorter side before the center crop), ``mean`` and ``std`` (by channel, of
             pixels in [0, 1]), ``interpolation``. Not applied here: the data's transforms read it.
         options: Further arguments of timm's constructor.
 
@@ -72,7 +72,7 @@ class TimmBackbone(nn.Module):
         }
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
-        """Pooled features, not normalised."""
+        """Pooled features, not normalized."""
         features = self.network.forward_features(images)
         return pooled(features, self._pooling, prefix_tokens=self._prefix_tokens)
 

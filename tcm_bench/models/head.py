@@ -12,7 +12,7 @@ class Head(nn.Module):
     Args:
         in_features: Length of the backbone's vectors.
         embedding_dim: Length of the embeddings.
-        layer_norm: Normalise the vectors first (RS@k's recipe) or not (Smooth-AP's).
+        layer_norm: Normalize the vectors first (RS@k's recipe) or not (Smooth-AP's).
     """
 
     origin: Tensor
@@ -30,7 +30,7 @@ class Head(nn.Module):
         """Take the mean of these vectors for the origin of all that follow.
 
         The features of a frozen backbone share a large common part: all cosines are near 1, and along it one step of
-        the optimiser moves every embedding alike. A margin loss may then pull everything into one point, where all
+        the optimizer moves every embedding alike. A margin loss may then pull everything into one point, where all
         its positive pairs are within the margin.
 
         Args:

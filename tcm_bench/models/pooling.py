@@ -39,7 +39,7 @@ def pooled(
     r"""One vector an image.
 
     ``average`` is the mean over positions (over patch tokens only, for tokens), ``cls`` the class token,
-    ``cls_mean`` the class token followed by the mean patch token, and ``gem`` the generalised mean
+    ``cls_mean`` the class token followed by the mean patch token, and ``gem`` the generalized mean
 
     .. math:: \left( \mathrm{mean}_x \max(f(x), 10^{-6})^3 \right)^{1/3}
 

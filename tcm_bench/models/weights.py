@@ -36,7 +36,7 @@ class Weights(Protocol):
 
 
 class RandomWeights:
-    """timm's own initialisation, drawn from torch's global generator: the run's seed decides it."""
+    """timm's own initialization, drawn from torch's global generator: the run's seed decides it."""
 
     def build(self, architecture: str, options: Mapping[str, Any]) -> tuple[nn.Module, dict[str, str]]:
         """The network, with the hash of the values that were drawn."""

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from tcm_bench.data.datasets import cars, cub, grocery, inat, sop
-from tcm_bench.data.datasets.bundled import embedded_splits
+from tcm_bench.data.datasets.bundled import bundled_splits
 from tcm_bench.data.table import Splits
 from tcm_bench.prepare.recipes import emoji, icons, mnist, strips
 from tcm_bench.prepare.recipes.drawings import Recipe
@@ -201,7 +201,7 @@ def _made(
     counts = {"train": train, "test": test}
 
     def splits(root: Path, *, subset: bool = False) -> Splits:
-        return embedded_splits(root, counts=None if subset else counts)
+        return bundled_splits(root, counts=None if subset else counts)
 
     return Dataset(recipe.name, title, splits, terms, counts, build=build or partial(strips.build, recipe))
 

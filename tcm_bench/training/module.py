@@ -37,7 +37,7 @@ class RetrievalModule(pl.LightningModule):
             embedder: From a batch's inputs to unit-norm embeddings.
             objective: From embeddings and labels to named terms, `loss` among them.
             metrics: Cloned for validation, test and seen classes.
-            make_optimizer: From parameter groups to the optimiser.
+            make_optimizer: From parameter groups to the optimizer.
             schedule: Factor of the learning rate over epochs.
             head_lr_scale: Rate of the embedding head and of the objective's own parameters over that of the rest.
             chunk_size: Embed a batch in pieces of this many items and keep no activations, so that the memory of a

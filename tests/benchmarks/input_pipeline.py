@@ -50,8 +50,8 @@ def photo_like(width: int, height: int, seed: int) -> bytes:
     spectrum[0, 0, 0] = 0
     layers = np.fft.irfft2(spectrum / frequency, s=(height, width))
     layers /= layers.std(axis=(1, 2), keepdims=True)
-    grey, red, blue = layers * np.array([45, 14, 14]).reshape(3, 1, 1) + np.array([120, 0, 0]).reshape(3, 1, 1)
-    pixels = np.clip(np.stack([grey + red, grey - (red + blue) / 2, grey + blue], axis=2), 0, 255).astype(np.uint8)
+    gray, red, blue = layers * np.array([45, 14, 14]).reshape(3, 1, 1) + np.array([120, 0, 0]).reshape(3, 1, 1)
+    pixels = np.clip(np.stack([gray + red, gray - (red + blue) / 2, gray + blue], axis=2), 0, 255).astype(np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=90)
     return stream.getvalue()

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tcm_bench.cli.app import app
-from tcm_bench.cli.data import EMBEDDED, _described
+from tcm_bench.cli.data import BUNDLED, _described
 from tcm_bench.prepare.catalog import DATASETS
 from tcm_bench.runs.naming import PROJECT_ROOT
 
@@ -87,7 +87,7 @@ def test_list_tells_of_every_dataset_what_it_is_and_how_to_get_it():
     done = data("list")
     assert done.exit_code == 0, done.output
     lines = {line.split()[0]: line for line in done.output.splitlines()}
-    assert set(lines) == {"name", *DATASETS, *EMBEDDED, "folder", "table"}
+    assert set(lines) == {"name", *DATASETS, *BUNDLED, "folder", "table"}
     assert "100 / 5,864" in lines["cub"]
     assert "100 / 5,924" in lines["cub"]
     assert lines["inat"].split()[-1] == "data=inat"
@@ -97,12 +97,12 @@ def test_list_tells_of_every_dataset_what_it_is_and_how_to_get_it():
     assert "your own" in lines["table"]
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
-def test_list_counts_the_embedded_sets_right(name):
+@pytest.mark.parametrize("name", BUNDLED)
+def test_list_counts_the_bundled_sets_right(name):
     source = _described(name, None)
     splits = source.splits_of(source.root, subset=False)
     counts = [(table.num_classes, len(table)) for table in (splits.train, splits.test)]
-    assert counts == [*EMBEDDED[name][1:]]
+    assert counts == [*BUNDLED[name][1:]]
 
 
 @pytest.mark.parametrize("command", ["verify", "stats", "table", "prepare"])
@@ -253,7 +253,7 @@ def test_a_relative_root_gives_absolute_paths(mine, monkeypatch):
     assert rows[1] == [str(mine / "train" / "class 0" / "001.jpg"), "0", "class 0"]
 
 
-def test_an_embedded_set_is_verified_where_it_lies():
+def test_a_bundled_set_is_verified_where_it_lies():
     done = data("verify", "icons", "--json")
     assert done.exit_code == 0
     found = json.loads(done.stdout)

@@ -10,7 +10,7 @@ from tcm_bench.data.decode import FACTORS, Jpeg, Pixels, picture
 
 
 def photo(width, height, seed=0):
-    """Smooth colours with some texture, as photographs have."""
+    """Smooth colors with some texture, as photographs have."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
     return Image.fromarray(np.clip(np.asarray(coarse) + rng.normal(0, 6, (height, width, 3)), 0, 255).astype(np.uint8))

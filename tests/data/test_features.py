@@ -17,7 +17,7 @@ from tcm_bench.data.table import FeatureTable, ImageArray, Splits
 
 
 class Backbone(nn.Module):
-    """Mean colour through a linear map; counts the images it sees."""
+    """Mean color through a linear map; counts the images it sees."""
 
     num_features = 5
 

@@ -150,7 +150,7 @@ def test_pictures_in_memory_can_be_cached_too(tmp_path):
         ImageArray(np.array([0, 0]), [name], np.random.default_rng(0).integers(0, 256, (2, 9, 8), dtype=np.uint8))
         for name in "ab"
     ]
-    stored = cached(Splits(*tables, "grey"), tmp_path / "cache", transforms())
+    stored = cached(Splits(*tables, "gray"), tmp_path / "cache", transforms())
     np.testing.assert_array_equal(stored.test.picture(1).pixels()[..., 2], tables[1].images[1])
 
 

@@ -15,7 +15,7 @@ SETTINGS = {"axis": "distance", "far_bounds": (0.1, 0.6), "num_thresholds": 7, "
 
 
 def table(seed=0, items=30, classes=5):
-    """Clusters; the last class, labelled 90, has a single item."""
+    """Clusters; the last class, labeled 90, has a single item."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(items) % classes
     labels[-1] = 90

@@ -4,7 +4,7 @@ import torch
 from tcm_bench.models.head import Head
 
 
-def test_rows_are_the_normalised_linear_map():
+def test_rows_are_the_normalized_linear_map():
     head = Head(3, 2)
     with torch.no_grad():
         head.linear.weight.copy_(torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]]))

@@ -115,7 +115,7 @@ def test_a_part_that_does_not_fit_is_thrown_away_and_the_mirror_asked_again(fetc
     assert_complete(fetch)
 
 
-def test_a_part_that_is_already_everything_is_recognised(fetch):
+def test_a_part_that_is_already_everything_is_recognized(fetch):
     fetch.part.write_bytes(BODY)
     with Mirror(BODY) as mirror:
         fetch(mirror.url())

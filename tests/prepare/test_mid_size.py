@@ -113,7 +113,7 @@ def test_every_set_has_its_yaml_and_the_numbers_agree(root, name):
     assert OmegaConf.to_container(cfg)["root"] == f"${{paths.data_dir}}/{name}"
 
 
-def test_every_package_is_pinned_with_licence_and_credit():
+def test_every_package_is_pinned_with_license_and_credit():
     packages = [*emoji.PACKAGES, icons.PACKAGE, mnist.PACKAGE]
     assert len({package.name for package in packages}) == len(packages) == 13
     for package in packages:

@@ -100,12 +100,12 @@ def test_a_file_that_may_not_be_read_says_so(photo):
 def test_the_digest_is_of_the_pixels_in_rgb_and_not_of_the_file(tmp_path, photo):
     with Image.open(photo) as image:
         image.save(tmp_path / "copy.png")
-        image.convert("L").save(tmp_path / "grey.png")
-        image.convert("L").convert("RGB").save(tmp_path / "grey_in_rgb.png")
+        image.convert("L").save(tmp_path / "gray.png")
+        image.convert("L").convert("RGB").save(tmp_path / "gray_in_rgb.png")
         image.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "other.png")
     digest = {path.name: pixel_digest(str(path)) for path in tmp_path.iterdir()}
     assert digest["copy.png"] == digest["photo.jpg"]
-    assert digest["grey.png"] == digest["grey_in_rgb.png"]
+    assert digest["gray.png"] == digest["gray_in_rgb.png"]
     assert len(set(digest.values())) == 3
 
 

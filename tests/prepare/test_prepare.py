@@ -108,7 +108,7 @@ def test_one_zip_with_everything_in_folders_of_folders_is_enough(run, tmp_path, 
     assert_right(name, run.root)
 
 
-def test_a_download_named_twice_by_the_browser_is_recognised(run, archives, tmp_path):
+def test_a_download_named_twice_by_the_browser_is_recognized(run, archives, tmp_path):
     sources = [shutil.copy(path, tmp_path / path.name.replace(".mat", " (1).mat")) for path in archives["cars"]]
     run("cars", [Path(path) for path in sources])
     assert_right("cars", run.root)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tcm_bench.data.datasets.bundled import embedded_splits, read_table
+from tcm_bench.data.datasets.bundled import bundled_splits, read_table
 from tcm_bench.prepare.recipes.drawings import Drawing, Recipe, distinct, halves
 from tcm_bench.prepare.recipes.strips import build, set_files
 
@@ -35,32 +35,32 @@ def test_packing_is_a_pure_function_that_the_reader_inverts():
             np.testing.assert_array_equal(table.images[table.labels == label], expected)
 
 
-@pytest.mark.parametrize("grey", [False, True])
-def test_a_class_too_tall_for_webp_is_read_back_as_well(grey):
+@pytest.mark.parametrize("gray", [False, True])
+def test_a_class_too_tall_for_webp_is_read_back_as_well(gray):
     """WebP ends at 16,383 pixels; a digit of MNIST needs 200,000."""
     group = drawings(classes=2, images=700, side=28)
-    if grey:
+    if gray:
         group = {name: [replace(d, pixels=d.pixels[..., :1].repeat(3, -1)) for d in ds] for name, ds in group.items()}
     packed = set_files(replace(TOY, distinct=False), group)["test.zip"]
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         (entry,) = archive.namelist()
         assert entry.endswith(".png")
-        assert Image.open(archive.open(entry)).mode == ("L" if grey else "RGB")
+        assert Image.open(archive.open(entry)).mode == ("L" if gray else "RGB")
     table = read_table(packed, None)
     np.testing.assert_array_equal(table.images, np.stack([d.pixels for d in group[table.class_names[0]]]))
 
 
 def test_a_set_is_built_in_a_folder_with_its_notice_and_counted(tmp_path):
     (tmp_path / "set").mkdir()
-    build(replace(TOY, embedded=False), tmp_path / "set", tmp_path / "downloads")
+    build(replace(TOY, bundled=False), tmp_path / "set", tmp_path / "downloads")
     whole = {"train": (3, 9), "test": (3, 9)}
-    splits = embedded_splits(tmp_path / "set", counts=whole)
+    splits = bundled_splits(tmp_path / "set", counts=whole)
     assert splits.train.num_classes == 3
     notice = (tmp_path / "set" / "NOTICE.md").read_text()
     assert "| train | 3 | 9 |" in notice
     assert "`tcm-bench data prepare toy`" in notice
     with pytest.raises(ValueError, match=r"test\.zip holds 9 images of 3 classes where 10 of 3 are expected"):
-        embedded_splits(tmp_path / "set", counts={**whole, "test": (3, 10)})
+        bundled_splits(tmp_path / "set", counts={**whole, "test": (3, 10)})
 
 
 def test_a_damaged_archive_is_one_sentence(tmp_path):
@@ -69,10 +69,10 @@ def test_a_damaged_archive_is_one_sentence(tmp_path):
     content[100] ^= 1
     (tmp_path / "test.zip").write_bytes(content)
     with pytest.raises(ValueError, match=r"an archive in .* is damaged \(.*\); make it anew"):
-        embedded_splits(tmp_path)
+        bundled_splits(tmp_path)
     (tmp_path / "test.zip").unlink()
     with pytest.raises(ValueError, match=r"test\.zip is missing; make it with `tcm-bench data prepare`"):
-        embedded_splits(tmp_path)
+        bundled_splits(tmp_path)
 
 
 def test_pictures_that_cannot_be_told_apart_are_dropped():

@@ -89,7 +89,7 @@ EXPECTED = {name.removeprefix("set/"): content for name, content in FILES.items(
 
 
 @pytest.mark.parametrize("packing", PACKED)
-def test_every_packing_is_recognised_by_its_content(unpack, packing):
+def test_every_packing_is_recognized_by_its_content(unpack, packing):
     assert unpack(PACKED[packing]) == [3]
     assert content(unpack.tree) == EXPECTED
     assert [path.name for path in unpack.tree.parent.iterdir()] == ["tree"]

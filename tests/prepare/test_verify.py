@@ -11,7 +11,7 @@ import official
 import pytest
 from PIL import Image
 
-from tcm_bench.data.datasets.bundled import embedded_splits
+from tcm_bench.data.datasets.bundled import bundled_splits
 from tcm_bench.data.datasets.cub import cub
 from tcm_bench.data.datasets.folder import folder
 from tcm_bench.data.datasets.table_file import table_splits
@@ -233,7 +233,7 @@ def test_pictures_in_archives_are_verified_in_place(tmp_path):
     for side, half in zip(("train", "test"), pixels, strict=True):
         strips(tmp_path / f"{side}.zip", half)
     sha256 = {side: hashlib.sha256((tmp_path / f"{side}.zip").read_bytes()).hexdigest() for side in ("train", "test")}
-    read = lambda root, subset: embedded_splits(root, sha256)  # noqa: E731
+    read = lambda root, subset: bundled_splits(root, sha256)  # noqa: E731
     found = verify(read, tmp_path)
     assert (found.train, found.test) == (Count(2, 6), Count(2, 6))
     fault = only_fault(found)

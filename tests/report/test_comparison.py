@@ -200,7 +200,7 @@ def test_the_terminal_table_fits(grid, width, lines):
     assert any("OPIS fell in 12 of 16" in line for line in text)
 
 
-def test_colours_tell_better_from_worse_for_each_metric(run):
+def test_colors_tell_better_from_worse_for_each_metric(run):
     runs = [run("none"), run("paper", recall_at_1=0.4, opis=0.02)]
     file = io.StringIO()
     Console(file=file, width=120, force_terminal=True, color_system="standard", no_color=False).print(

@@ -19,9 +19,9 @@ def stored(run, tmp_path):
     def make(tcm, spread, classes=12, axis="distance", **row):
         generator = torch.Generator().manual_seed(0)
         labels = torch.cat([torch.arange(classes).repeat_interleave(5), torch.tensor([classes])])  # and a singleton
-        centres = torch.randn(classes + 1, 16, generator=generator)
+        centers = torch.randn(classes + 1, 16, generator=generator)
         noise = spread * torch.rand(classes + 1, 1, generator=generator)[labels]
-        embeddings = centres[labels] + noise * torch.randn(len(labels), 16, generator=generator)
+        embeddings = centers[labels] + noise * torch.randn(len(labels), 16, generator=generator)
         embeddings = torch.nn.functional.normalize(embeddings)
         measured = evaluate(embeddings.double(), labels, axis=axis).consistency
         ends = {"axis": axis, "threshold_low": measured.threshold_low, "threshold_high": measured.threshold_high}

@@ -116,10 +116,10 @@ def test_features_are_named_by_their_content_not_their_path(tmp_path):
     assert composed("data=features", f"data.file={second}").run_id == name
     second.write_bytes(b"two")
     assert composed("data=features", f"data.file={second}").run_id != name
-    labelled = {composed("data=features", f"data.file={first}", f"data.labels={f}").run_id for f in (first, second)}
-    assert len(labelled | {name}) == 3
+    labeled = {composed("data=features", f"data.file={first}", f"data.labels={f}").run_id for f in (first, second)}
+    assert len(labeled | {name}) == 3
     shutil.copy(first, second)
-    assert composed("data=features", f"data.file={first}", f"data.labels={second}").run_id in labelled
+    assert composed("data=features", f"data.file={first}", f"data.labels={second}").run_id in labeled
 
 
 def test_weights_of_ones_own_are_named_by_their_content_not_their_path(tmp_path):

@@ -107,7 +107,7 @@ def test_gradient_caching_is_refused_where_it_would_change_batch_statistics():
 
 
 class Steps(pl.Callback):
-    """Notes the rate of every group at each step that the optimiser takes."""
+    """Notes the rate of every group at each step that the optimizer takes."""
 
     def __init__(self):
         self.rates = []
@@ -140,7 +140,7 @@ def test_head_and_proxies_learn_at_their_own_rate_and_the_backbone_at_the_base_r
     ]
 
 
-def test_frozen_parameters_are_not_optimised_and_do_not_move():
+def test_frozen_parameters_are_not_optimized_and_do_not_move():
     part = module(freeze="backbone")
     before = {name: value.clone() for name, value in part.state_dict().items()}
     trainer, _ = trained(part, epochs=1, batches=3)

@@ -17,7 +17,7 @@ from tcm_bench.data.datasets.listing import Counts
 from tcm_bench.data.table import ImageArray, Splits
 
 
-def embedded_splits(
+def bundled_splits(
     root: str | Path,
     sha256: Mapping[str, str] | None = None,
     images_per_class: int | None = None,
@@ -42,7 +42,7 @@ def embedded_splits(
         raise ValueError(f"images_per_class must be at least 2, to form a pair, or null, got {images_per_class}")
     if not root.is_dir():
         raise ValueError(
-            f"data.root names {root}, which is not a folder; the embedded sets lie in the project's data/ folder, "
+            f"data.root names {root}, which is not a folder; the bundled sets lie in the project's data/ folder, "
             "others are made there by `tcm-bench data prepare`"
         )
     archives = {

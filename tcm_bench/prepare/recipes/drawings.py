@@ -1,4 +1,4 @@
-"""Labelled pictures out of pinned packages, and the class-disjoint split of them."""
+"""Labeled pictures out of pinned packages, and the class-disjoint split of them."""
 
 import hashlib
 from collections import Counter
@@ -13,7 +13,7 @@ from tcm_bench.packages import Package
 
 @dataclass(frozen=True)
 class Drawing:
-    """One labelled image and where it comes from.
+    """One labeled image and where it comes from.
 
     Attributes:
         pixels: uint8 ``(side, side, 3)``, dark on white where the source has no background.
@@ -37,10 +37,10 @@ class Recipe:
         packages: Where the images come from.
         collect: Maps the fetched archives, by package name, to the drawings of each class.
         method: What was done, a paragraph of the NOTICE.
-        embedded: Whether the set is tracked with the code, or made by whoever wants it.
+        bundled: Whether the set is tracked with the code, or made by whoever wants it.
         distinct: Whether pictures that cannot be told apart are dropped.
         min_images: Classes left with fewer pictures by that are dropped too.
-        credits: Licence and credit of each source, where its package holds several.
+        credits: License and credit of each source, where its package holds several.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Recipe:
     packages: tuple[Package, ...]
     collect: Callable[[Mapping[str, Path]], Drawings]
     method: str
-    embedded: bool = True
+    bundled: bool = True
     distinct: bool = True
     min_images: int = 2
     credits: Mapping[str, str] = field(default_factory=dict)

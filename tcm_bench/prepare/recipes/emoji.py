@@ -91,7 +91,7 @@ RECIPE = Recipe(
     title="Emoji: one picture in five to eleven drawings",
     packages=PACKAGES,
     collect=partial(emoji, min_drawings=MIN_DRAWINGS),
-    embedded=False,
+    bundled=False,
     min_images=MIN_DRAWINGS - 1,
     method=f"""\
 One class per emoji, one image per set. Names follow the first set; a set's former names count as the current one.

@@ -61,7 +61,7 @@ def ideas(archive: Path, names: Collection[str], min_sets: int) -> Drawings:
 
 
 def permissive_sets(archive: Path) -> dict[str, str]:
-    """Names of the sets that may be used freely, each with its licence and credit."""
+    """Names of the sets that may be used freely, each with its license and credit."""
     ((_, content),) = files(archive, "package/collections.json")
     sets: dict[str, dict[str, Any]] = json.loads(content)
     return {
@@ -84,13 +84,13 @@ RECIPE = Recipe(
     title="Icons: one idea in the sets of six to 126 designers",
     packages=(PACKAGE,),
     collect=collect,
-    embedded=False,
+    bundled=False,
     min_images=MIN_SETS - 2,
     method=f"""\
 One class per idea, one image per icon set. The idea is the icon's name without the words for style and size at its
 end; ideas drawn in fewer than {MIN_SETS} sets were left out. Sets of brands, flags and emoji were not taken, nor sets
-under a share-alike, non-commercial or copyleft licence. Names are not always one concept (a stamp is postage or
-rubber): real label noise. Drawn at {SIDE} px, near-black on white; some sets have colours of their own.""",
+under a share-alike, non-commercial or copyleft license. Names are not always one concept (a stamp is postage or
+rubber): real label noise. Drawn at {SIDE} px, near-black on white; some sets have colors of their own.""",
 )
 
 

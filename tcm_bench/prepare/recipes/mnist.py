@@ -65,7 +65,7 @@ RECIPE = Recipe(
     title="MNIST: ten digits in 7,000 handwritten images each",
     packages=(PACKAGE,),
     collect=digits,
-    embedded=False,
+    bundled=False,
     distinct=False,
     method="""\
 All 70,000 images of both official parts, 28 px, light on black as published. The official split is one of images, for

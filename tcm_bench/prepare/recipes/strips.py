@@ -17,7 +17,7 @@ MAX_WEBP_PX = 16_383
 CLEANING = """\
 Exact duplicates within a class were dropped, and pictures that occur in more than one class were dropped from all."""
 AS_FOUND = "Nothing was dropped."
-EMBEDDED = """\
+BUNDLED = """\
 Not one of the benchmarks of the TCM paper: a small real set that lets every part of this project run without a
 download. Numbers on it compare methods with each other, never with a published table."""
 MADE = """\
@@ -32,8 +32,8 @@ def strip(group: Sequence[Drawing]) -> tuple[str, bytes]:
     if len(pixels) <= MAX_WEBP_PX:
         Image.fromarray(pixels).save(stream, "webp", lossless=True, quality=80, method=4)
         return ".webp", stream.getvalue()
-    grey = bool((pixels == pixels[..., :1]).all())
-    Image.fromarray(pixels[..., 0] if grey else pixels).save(stream, "png")
+    gray = bool((pixels == pixels[..., :1]).all())
+    Image.fromarray(pixels[..., 0] if gray else pixels).save(stream, "png")
     return ".png", stream.getvalue()
 
 
@@ -69,7 +69,7 @@ def contact_sheet(drawings: Mapping[str, Sequence[Drawing]], rows: int = 16, col
 
 
 def notice(recipe: Recipe, drawings: Drawings, split: Mapping[str, Sequence[str]]) -> str:
-    """The set's NOTICE.md: origin, licences, what was done, and the counts."""
+    """The set's NOTICE.md: origin, licenses, what was done, and the counts."""
     packages = "\n".join(
         f"| {p.manager} `{p.name}` | {p.version} | {p.license} | {p.credit} | `{p.sha256}` |" for p in recipe.packages
     )
@@ -82,10 +82,10 @@ def notice(recipe: Recipe, drawings: Drawings, split: Mapping[str, Sequence[str]
         f"| {source} | {count} | {recipe.credits.get(source, 'see its package')} |"
         for source, count in sorted(sources.items())
     )
-    command = "python scripts/bundled_data/build.py" if recipe.embedded else "tcm-bench data prepare"
+    command = "python scripts/bundled_data/build.py" if recipe.bundled else "tcm-bench data prepare"
     return f"""# {recipe.title}
 
-{EMBEDDED if recipe.embedded else MADE}
+{BUNDLED if recipe.bundled else MADE}
 
 {recipe.method}
 
@@ -98,11 +98,11 @@ Classes are split in half by the SHA-256 of `{recipe.name}/<class>`; no class is
 
 Images per class: {sizes[0]} to {sizes[-1]}, median {sizes[len(sizes) // 2]}.
 
-| source of images | images | licence and credit |
+| source of images | images | license and credit |
 |---|---|---|
 {shares}
 
-| package | version | licence | credit | sha256 of the archive |
+| package | version | license | credit | sha256 of the archive |
 |---|---|---|---|---|
 {packages}
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tcm_bench.packages import files
 
-INK = "#222222"  # what `currentColor` means for a set without colours of its own
+INK = "#222222"  # what `currentColor` means for a set without colors of its own
 
 
 def icon_sets(archive: Path, pattern: str = "package/icons.json") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -22,7 +22,7 @@ def icon_sets(archive: Path, pattern: str = "package/icons.json") -> Iterator[tu
 
 
 def draw(icons: dict[str, Any], name: str, side: int) -> np.ndarray:
-    """Render one icon centred on a white square, uint8 ``(side, side, 3)``.
+    """Render one icon centered on a white square, uint8 ``(side, side, 3)``.
 
     Raises:
         ValueError: If the renderer is not installed.

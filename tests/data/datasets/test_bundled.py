@@ -1,4 +1,4 @@
-"""The embedded sets: what is tracked is what is stated, and a damaged file is named."""
+"""The bundled sets: what is tracked is what is stated, and a damaged file is named."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from tcm_bench.data.datasets.bundled import embedded_splits
+from tcm_bench.data.datasets.bundled import bundled_splits
 from tcm_bench.data.table import Splits
 from tcm_bench.prepare.recipes.drawings import halves
 
@@ -35,7 +35,7 @@ def stated(root: Path, name: str) -> dict:
 
 @pytest.fixture(scope="module")
 def splits(root: Path, name: str) -> Splits:
-    return embedded_splits(root / "data" / name, stated(root, name)["splits"]["sha256"])
+    return bundled_splits(root / "data" / name, stated(root, name)["splits"]["sha256"])
 
 
 def test_the_counts_are_those_of_the_notice_and_the_yaml(root, name, splits):
@@ -78,7 +78,7 @@ def test_pictures_of_one_class_differ(name, splits):
 
 def test_fewer_images_per_class_are_the_first_ones(root, name, splits):
     hashes = stated(root, name)["splits"]["sha256"]
-    few = embedded_splits(root / "data" / name, hashes, images_per_class=2)
+    few = bundled_splits(root / "data" / name, hashes, images_per_class=2)
     assert len(few.test) == 2 * splits.test.num_classes
     assert few.test.class_names == splits.test.class_names
     first = np.flatnonzero(np.diff(splits.test.labels, prepend=-1))
@@ -109,7 +109,7 @@ def test_a_flipped_byte_is_one_sentence_with_the_remedy(root, tmp_path):
     with pytest.raises(
         ValueError, match=r"icons.test\.zip is damaged or replaced.*git checkout -- data/icons"
     ) as caught:
-        embedded_splits(copy, hashes)
+        bundled_splits(copy, hashes)
     assert "\n" not in str(caught.value)
     assert hashes["test"][:12] in str(caught.value)
 
@@ -120,18 +120,18 @@ def test_a_file_cut_short_and_a_missing_one_are_told_apart(root, tmp_path):
     hashes = stated(root, "icons")["splits"]["sha256"]
     (copy / "train.zip").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"train\.zip is cut short.*build\.py icons"):
-        embedded_splits(copy, hashes)
+        bundled_splits(copy, hashes)
     (copy / "train.zip").unlink()
     with pytest.raises(ValueError, match=r"train\.zip is missing; restore it with"):
-        embedded_splits(copy, hashes)
+        bundled_splits(copy, hashes)
 
 
 def test_a_root_that_is_nowhere_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"data\.root names .*nowhere, which is not a folder"):
-        embedded_splits(tmp_path / "nowhere", {"train": "", "test": ""})
+        bundled_splits(tmp_path / "nowhere", {"train": "", "test": ""})
 
 
 @pytest.mark.parametrize("number", [-1, 0, 1])
 def test_too_few_images_per_class_are_refused(root, number):
     with pytest.raises(ValueError, match="at least 2"):
-        embedded_splits(root / "data" / "icons", {"train": "", "test": ""}, images_per_class=number)
+        bundled_splits(root / "data" / "icons", {"train": "", "test": ""}, images_per_class=number)

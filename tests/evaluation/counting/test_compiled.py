@@ -13,8 +13,8 @@ from tcm_bench.evaluation.counting import compiled
     st.integers(0, 2**31),
 )
 def test_a_value_finds_its_place_as_a_search_would(edges, scale, seed):
-    centre = edges[0]
-    edges = np.unique(np.float32(centre) + np.float32(scale) * np.array(edges, dtype=np.float32))
+    center = edges[0]
+    edges = np.unique(np.float32(center) + np.float32(scale) * np.array(edges, dtype=np.float32))
     cells = compiled.cells(edges)
     values = np.random.default_rng(seed).uniform(-1, 1, 50).astype(np.float32)
     around = np.concatenate([edges, np.nextafter(edges, np.float32(-3)), np.nextafter(edges, np.float32(3)), values])
