@@ -24,7 +24,7 @@ def epoch(sampler, number=0):
     return list(sampler)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 12), min_size=1, max_size=25).filter(lambda sizes: sizes[-1] > 0),
     classes_per_batch=st.integers(1, 6),
@@ -141,7 +141,7 @@ def test_it_is_a_batch_sampler():
     assert loaded == epoch(sampler)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 9), min_size=2, max_size=12).filter(lambda sizes: sum(n >= 2 for n in sizes) >= 2),
     classes_per_batch=st.integers(2, 70),

@@ -12,10 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from answers import Answer, answer
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from vectors import head, write_vectors
 
 import tcm_bench.runs.experiment  # noqa: F401 - here once, instead of in every fork
-from tcm_bench.runs.naming import PROJECT_ROOT
+from tcm_bench.runs.checks import check
+from tcm_bench.runs.errors import explain
+from tcm_bench.runs.naming import CONFIG_NAME, PROJECT_ROOT
 from tcm_bench.runs.run import main
 
 CONFIGURATION = [  # refused by the configuration alone: status 2
@@ -120,6 +124,30 @@ CONFIGURATION = [  # refused by the configuration alone: status 2
     ("~model.head", "model.head cannot be taken away"),
     ("~optim.schedule", "optim.schedule cannot be taken away"),
     ("~machine.threads", "machine.threads cannot be taken away"),
+    # values: the first of each kind; the others are in VALUES
+    ("seed=three", "seed must be a whole number", "'three'"),
+    ("machine.threads=0", "machine.threads must be a whole number of at least 1"),
+    ("tcm.positive_margin=0.5", "tcm.positive_margin must be above tcm.negative_margin"),
+    ("loss.temperature=0", "loss.temperature must be a number above 0"),
+    ("machine.devices=0", "machine.devices must be"),
+    ("machine.devices=many", "machine.devices must be"),
+    ("optim.schedule._target_=tcm_bench.training.schedules.MultiStep", "optim.schedule.warmup_epochs"),
+    ("machine.devices=64", "machine.devices=64", "64 processes", "machine.oversubscribe=true"),
+    # code that is not trusted, or not there
+    ("loss._target_=os.system", "loss._target_=os.system is outside the trusted packages", "trusted_packages=[os]"),
+    ("loss._target_=mine.Loss trusted_packages=[mine]", "mine.Loss", "mine"),
+    ("loss._target_=tcm_bench.losses.smooth_ap.Smooth", "loss._target_=tcm_bench.losses.smooth_ap.Smooth"),
+    ("optim.optimizer._target_=torch.optim.Adamm", "optim.optimizer._target_=torch.optim.Adamm"),
+    ("loss._target_=3", "loss._target_"),
+    # data that are not there
+    ("data.file=nowhere.npz", "data.file", "nowhere.npz", "No such file"),
+    ("data=folder data.root=nowhere", "data.root", "nowhere"),
+    ("data=folder", "data.root must be given"),
+    ("data=table", "data.file must be given"),
+    ("data=table data.file=nowhere.csv", "data.file", "nowhere.csv"),
+    ("data=mnist data.root=nowhere", "data.root", "tcm-bench data prepare mnist"),
+]
+VALUES = [  # refused by the same check, asked without a process for each
     # types
     ("seed=three", "seed must be a whole number", "'three'"),
     ("seed=1.5", "seed must be a whole number", "1.5"),
@@ -145,9 +173,6 @@ CONFIGURATION = [  # refused by the configuration alone: status 2
     ("machine.test_batch_size=0", "machine.test_batch_size must be a whole number of at least 1"),
     ("machine.test_batch_size=null", "machine.test_batch_size must be a whole number", "null"),
     ("machine.accelerator=tpux", "machine.accelerator must be one of auto, cpu"),
-    ("machine.devices=0", "machine.devices must be"),
-    ("machine.devices=many", "machine.devices must be"),
-    ("machine.devices=64", "machine.devices=64", "64 processes", "machine.oversubscribe=true"),
     # ranges: training
     ("trainer.max_epochs=0", "trainer.max_epochs must be a whole number of at least 1"),
     ("trainer.max_epochs=-1", "trainer.max_epochs must be a whole number of at least 1"),
@@ -169,7 +194,6 @@ CONFIGURATION = [  # refused by the configuration alone: status 2
     ("optim/schedule=multi_step optim.schedule.milestones=[]", "optim.schedule.milestones must be epochs"),
     ("optim/schedule=multi_step optim.schedule.milestones=[5,3]", "optim.schedule.milestones", "increasing"),
     ("optim/schedule=multi_step optim.schedule.milestones=[1] optim.schedule.gamma=0", "optim.schedule.gamma"),
-    ("optim.schedule._target_=tcm_bench.training.schedules.MultiStep", "optim.schedule.warmup_epochs"),
     # ranges: data
     ("data.loader.classes_per_batch=1", "data.loader.classes_per_batch must be a whole number of at least 2"),
     ("data.loader.images_per_class=1", "data.loader.images_per_class must be a whole number of at least 2"),
@@ -195,8 +219,11 @@ CONFIGURATION = [  # refused by the configuration alone: status 2
     # ranges: measuring
     ("metrics.evaluation.ks=[]", "metrics.evaluation.ks must be a list of whole numbers of at least 1"),
     ("metrics.evaluation.ks=[0]", "metrics.evaluation.ks must be a list of whole numbers of at least 1"),
-    ("metrics.evaluation.steps=1", "metrics.evaluation.steps must be a whole number from 2"),
-    ("metrics.evaluation.steps=1000000000", "metrics.evaluation.steps must be a whole number from 2 to"),
+    ("metrics.evaluation.num_thresholds=1", "metrics.evaluation.num_thresholds must be a whole number from 2"),
+    (
+        "metrics.evaluation.num_thresholds=1000000000",
+        "metrics.evaluation.num_thresholds must be a whole number from 2 to",
+    ),
     ("metrics.evaluation.c=0", "metrics.evaluation.c must be a number above 0"),
     ("metrics.evaluation.eps=0", "metrics.evaluation.eps must be a number above 0 and below 1"),
     ("metrics.evaluation.eps=1.5", "metrics.evaluation.eps must be a number above 0 and below 1"),
@@ -218,19 +245,6 @@ CONFIGURATION = [  # refused by the configuration alone: status 2
     ("loss=rs_at_k loss.rank_temperature=-1", "loss.rank_temperature must be a number above 0"),
     ("logger=wandb logger.wandb.mode=of", "logger.wandb.mode must be one of auto, online, offline, disabled"),
     ("logger=wandb 'logger.wandb.project=\"\"'", "logger.wandb.project must be a name"),
-    # code that is not trusted, or not there
-    ("loss._target_=os.system", "loss._target_=os.system is outside the trusted packages", "trusted_packages=[os]"),
-    ("loss._target_=mine.Loss trusted_packages=[mine]", "mine.Loss", "mine"),
-    ("loss._target_=tcm_bench.losses.smooth_ap.Smooth", "loss._target_=tcm_bench.losses.smooth_ap.Smooth"),
-    ("optim.optimizer._target_=torch.optim.Adamm", "optim.optimizer._target_=torch.optim.Adamm"),
-    ("loss._target_=3", "loss._target_"),
-    # data that are not there
-    ("data.file=nowhere.npz", "data.file", "nowhere.npz", "No such file"),
-    ("data=folder data.root=nowhere", "data.root", "nowhere"),
-    ("data=folder", "data.root must be given"),
-    ("data=table", "data.file must be given"),
-    ("data=table data.file=nowhere.csv", "data.file", "nowhere.csv"),
-    ("data=mnist data.root=nowhere", "data.root", "tcm-bench data prepare mnist"),
 ]
 LATER = [  # refused once something was read or done: status 1, or 2 where a configuration is at fault
     ("machine.accelerator=gpu", "machine.accelerator=gpu", "no GPU", "machine.accelerator=cpu"),
@@ -272,20 +286,24 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
+def with_good_vectors(words: list[str], place: Path) -> list[str]:
+    """The words behind those of a run that would go well, less what they say themselves."""
+    keys = {word.partition("=")[0].lstrip("~+") for word in words}
+    base = [] if keys & {"data", "experiment", "sweep"} and not keys & {"data.file"} else head(place / "mine.npz")
+    return [*(word for word in base if word.partition("=")[0] not in keys), *words]
+
+
 def said(words: str, place: Path) -> tuple[Answer, list[Path]]:
     """What the command answers, and the files that it leaves."""
     own = shlex.split(words)
-    keys = {word.partition("=")[0].lstrip("~+") for word in own}
-    base = [] if keys & {"data", "experiment", "sweep"} and not keys & {"data.file"} else head(place / "mine.npz")
-    base = [word for word in base if word.partition("=")[0] not in keys]
     out = place / "outputs" / str(len(list(place.glob("outputs/*"))))
     out.mkdir(parents=True)
     there = [] if any(word.startswith("paths.output_dir") for word in own) else [f"paths.output_dir={out}"]
     sweep = [word for word in own if word == "-m"]
-    rest = [word for word in own if word != "-m"]
+    rest = with_good_vectors([word for word in own if word != "-m"], place)
     with warnings.catch_warnings():  # from 3.12 on Python warns of every fork of a process with threads
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        found = answer(main, [*sweep, *base, "machine.progress=false", "machine.accelerator=cpu", *there, *rest], place)
+        found = answer(main, [*sweep, "machine.progress=false", "machine.accelerator=cpu", *there, *rest], place)
     return found, [file for file in out.rglob("*") if file.is_file()]
 
 
@@ -299,6 +317,22 @@ def test_a_wrong_configuration_is_one_sentence_and_nothing_is_written(words, fra
     assert is_one_sentence(found), found
     assert all(fragment in found.stderr for fragment in fragments), found.stderr
     assert (found.status, files) == (2, [])
+
+
+@pytest.mark.parametrize(("words", "fragments"), [(words, rest) for words, *rest in VALUES], ids=str)
+def test_a_value_out_of_its_range_is_one_sentence(words, fragments, place):
+    overrides = with_good_vectors(shlex.split(words), place)
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        try:
+            check(compose(CONFIG_NAME, overrides), overrides, loader)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the command explains it or shows a traceback
+            sentence = explain(error) or ""
+        else:
+            sentence = ""
+    assert sentence
+    assert "\n" not in sentence
+    assert all(fragment in sentence for fragment in fragments), sentence
 
 
 @pytest.mark.parametrize(("words", "fragments"), [(words, rest) for words, *rest in LATER], ids=str)
