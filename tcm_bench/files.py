@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -21,12 +22,14 @@ def write_atomic(path: Path, text: str) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A file beside `path`, in a folder that is made if need be, that takes its place once it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)  # safetensors makes files that only their owner may read
+        temporary.chmod(0o644)  # such a file may be read by its owner only
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ class Answer:
         drop_after: Cut the connection after so many bytes of the body; None: do not.
         ranges: Whether the header `Range` is heeded.
         etag: Of the file; None: the mirror does not say.
+        heeds_if_range: Whether the header `If-Range` is.
     """
 
     status: int = 200
@@ -26,6 +27,7 @@ class Answer:
     drop_after: int | None = None
     ranges: bool = True
     etag: str | None = '"one"'
+    heeds_if_range: bool = True
 
 
 class Mirror:
@@ -74,7 +76,7 @@ class Mirror:
             if answer.etag:
                 headers["ETag"] = answer.etag
             wanted = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-            same = handler.headers.get("If-Range", answer.etag) == answer.etag
+            same = not answer.heeds_if_range or handler.headers.get("If-Range", answer.etag) == answer.etag
             if wanted and answer.ranges and same:
                 start = int(wanted[1])
                 status = 206 if start < len(body) else 416

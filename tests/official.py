@@ -45,7 +45,7 @@ GROCERY_CLASSES = {
     **{41: "Packages/Oatly", 66: "Vegetables/Leek", 67: "Vegetables/Mushroom/Brown-Cap", 80: "Vegetables/Zucchini"},
 }
 BOX = {"bbox_x1": 1, "bbox_y1": 2, "bbox_x2": 30, "bbox_y2": 20}
-LABELLED = "cars_test_annos_withlabels.mat"
+LABELED = "cars_test_annos_withlabels.mat"
 
 
 def cub_folder(root: Path, *, stray: bool = False, crlf: bool = False, bom: bool = False) -> Path:
@@ -126,7 +126,7 @@ def cars_folder_b(root: Path, *, nested: bool = False, labels: str | None = "bes
             write_mat(root / "devkit" / "cars_train_annos.mat", rows)
             continue
         if place is not None:
-            write_mat(place / LABELLED, rows)
+            write_mat(place / LABELED, rows)
         unlabeled = [{key: value for key, value in row.items() if key != "class"} for row in rows]
         write_mat(root / "devkit" / "cars_test_annos.mat", unlabeled)
     write_mat(root / "devkit" / "cars_meta.mat", class_names=CARS_NAMES)
@@ -143,13 +143,13 @@ def cars_folder_b(root: Path, *, nested: bool = False, labels: str | None = "bes
 def cars_archives_b(folder: Path) -> list[Path]:
     """Writes ``cars_train.tgz``, ``cars_test.tgz``, ``car_devkit.tgz`` and the labels' .mat file into a folder."""
     archives = {"cars_train.tgz": ["cars_train"], "cars_test.tgz": ["cars_test"], "car_devkit.tgz": ["devkit"]}
-    return _packed(folder, cars_folder_b, {**archives, LABELLED: []})
+    return _packed(folder, cars_folder_b, {**archives, LABELED: []})
 
 
 def cars_archives_kaggle(folder: Path) -> list[Path]:
     """Writes Kaggle's ``archive.zip`` (nested images, layout A's list), ``car_devkit.tgz`` and the labels."""
     archives = {"archive.zip": ["cars_train", "cars_test", "cars_annos.mat"], "car_devkit.tgz": ["devkit"]}
-    return _packed(folder, lambda root: cars_folder_b(root, nested=True, list_a=True), {**archives, LABELLED: []})
+    return _packed(folder, lambda root: cars_folder_b(root, nested=True, list_a=True), {**archives, LABELED: []})
 
 
 def sop_folder(

@@ -241,14 +241,12 @@ def _located(name: str, root: Path | None) -> Located:
 
 def _described(name: str, root: Path | None) -> Located:
     """A dataset as `conf/data/NAME.yaml` describes it: the bundled ones, the user's own, and any that was added."""
-    from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
     from tcm_bench.runs.build import build
-    from tcm_bench.runs.naming import PROJECT_ROOT
+    from tcm_bench.runs.naming import composed
 
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-        data = compose("config", [f"data={name}"]).data
+    data = composed(f"data={name}").data
     place = "file" if "file" in [*data] else "root"  # a missing value does not count as `in`
     if root is None and (name in OWN or OmegaConf.is_missing(data, place)):
         raise ValueError(f"say where it lies: `--root PATH`, for {name} {OWN.get(name, ('', 'its place'))[1]}")

@@ -85,7 +85,7 @@ class TableDataset(Dataset[Batch]):
         return self.transform(self.table.picture(row))
 
 
-class Draws(SequentialSampler):
+class Batches(SequentialSampler):
     """What a loader is to ask its dataset for.
 
     In Lightning's eyes a sequential sampler: any other would be replaced when ``trainer.overfit_batches`` is set.
@@ -96,7 +96,7 @@ class Draws(SequentialSampler):
         """The batches."""
 
 
-class TrainingDraws(Draws):
+class TrainingBatches(Batches):
     """The batches of a :class:`ClassBalancedSampler` together with their epoch.
 
     Workers outlive epochs, so the epoch must travel with the rows. Passed as ``sampler`` (and no batch size),
@@ -124,7 +124,7 @@ class TrainingDraws(Draws):
         return (BatchIndices(self.batches.epoch, rows) for rows in self.batches)
 
 
-class EvaluationBatches(Draws):
+class EvaluationBatches(Batches):
     """Every row once, in order, cut into near-equal batches: the same number on every rank.
 
     The number must be the same because a forward pass may synchronize ranks. No row is repeated, except where
@@ -228,7 +228,7 @@ class RetrievalData(L.LightningDataModule):
                 *(*asked, self.classes_per_batch, self.images_per_class, len(self.train_classes)),
                 np.bincount(splits.train.labels)[self.train_classes].max(),
             )
-        self._training_draws()  # refuse what cannot be drawn now, not after the network has been built
+        self._training_batches()  # refuse what cannot be drawn now, not after the network has been built
 
     def setup(self, stage: str) -> None:
         """Without held-out classes there is nothing to validate: tell the trainer, which warns otherwise."""
@@ -244,20 +244,20 @@ class RetrievalData(L.LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """Class-balanced batches of the training classes."""
-        return self._loader(self._augmented, self._training_draws(), again=True)
+        return self._loader(self._augmented, self._training_batches(), again=True)
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """The held-out training classes; an empty list if there are none."""
         if not len(self.validation_classes):
             return []
-        return self._loader(self._known, self._evaluation_draws(self._rows(self.validation_classes)), again=True)
+        return self._loader(self._known, self._evaluation_batches(self._rows(self.validation_classes)), again=True)
 
     def test_dataloader(self) -> list[Loader]:
         """The test classes, then the seen classes."""
         everything = np.arange(len(self.splits.test))
         return [
-            self._loader(self._unseen, self._evaluation_draws(everything)),
-            self._loader(self._known, self._evaluation_draws(self._rows(self.seen_classes))),
+            self._loader(self._unseen, self._evaluation_batches(everything)),
+            self._loader(self._known, self._evaluation_batches(self._rows(self.seen_classes))),
         ]
 
     @property
@@ -267,9 +267,9 @@ class RetrievalData(L.LightningDataModule):
             return {"rank": 0, "world_size": 1}
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
-    def _training_draws(self) -> TrainingDraws:
+    def _training_batches(self) -> TrainingBatches:
         """The sampler of the training loader."""
-        return TrainingDraws(
+        return TrainingBatches(
             ClassBalancedSampler(
                 self.splits.train.labels,
                 classes_per_batch=self.classes_per_batch,
@@ -282,7 +282,7 @@ class RetrievalData(L.LightningDataModule):
             always_first=getattr(self.trainer, "overfit_batches", 0) > 0,
         )
 
-    def _evaluation_draws(self, rows: np.ndarray) -> EvaluationBatches:
+    def _evaluation_batches(self, rows: np.ndarray) -> EvaluationBatches:
         """The sampler of an evaluation loader."""
         return EvaluationBatches(rows, self.test_batch_size, **self._ranks)
 
@@ -290,13 +290,13 @@ class RetrievalData(L.LightningDataModule):
         """Rows of the training table that belong to ``classes``."""
         return np.flatnonzero(np.isin(self.splits.train.labels, classes))
 
-    def _loader(self, dataset: TableDataset, draws: Draws, again: bool = False) -> Loader:
+    def _loader(self, dataset: TableDataset, batches: Batches, again: bool = False) -> Loader:
         """A loader that asks `dataset` for whole batches; whoever iterates `again` over it finds the same workers."""
         workers = 0 if isinstance(dataset.table, FeatureTable) else self.num_workers
         return Loader(
             dataset,
             batch_size=None,
-            sampler=draws,
+            sampler=batches,
             num_workers=workers,
             persistent_workers=again and workers > 0,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",

@@ -118,17 +118,17 @@ class Calibration(NamedTuple):
 
 def calibrate(scan: PairScan, settings: Settings, max_rank: int = 0) -> Calibration:
     """The calibration range and the counts over it, in one pass as a rule."""
-    steps = settings.num_thresholds
+    points = settings.num_thresholds
     if not scan.num_negative:
-        undefined = torch.full((steps,), nan, dtype=torch.float64, device=scan.order.device)
+        undefined = torch.full((points,), nan, dtype=torch.float64, device=scan.order.device)
         none = torch.zeros(len(settings.far_levels), dtype=torch.int64, device=undefined.device)
         return Calibration(undefined, None, none, scan.rank_of_first_positive(max_rank))
 
     def grid(costs: Tensor) -> Tensor:
         low, high = costs[:2].tolist()
         if scan.axis == "distance":
-            return torch.linspace(low, high, steps, dtype=torch.float64, device=costs.device)
-        return -torch.linspace(-high, -low, steps, dtype=torch.float64, device=costs.device).flip(0)
+            return torch.linspace(low, high, points, dtype=torch.float64, device=costs.device)
+        return -torch.linspace(-high, -low, points, dtype=torch.float64, device=costs.device).flip(0)
 
     ranks = [_rank(far, scan.num_negative) for far in (*settings.far_bounds, *settings.far_levels)]
     found = scan.calibrated(ranks, grid, max_rank)

@@ -202,7 +202,7 @@ class _Mirror:
                 headers["If-Range"] = validator
         try:
             with session.get(self.url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
-                self._receive(response, self.have)
+                self._receive(response, self.have, validator)
         # In words of our own: the text of these errors quotes the URL with its query.
         except requests.exceptions.SSLError as error:
             raise _Unavailable("its certificate is not trusted") from error
@@ -217,7 +217,7 @@ class _Mirror:
         except requests.RequestException as error:
             raise _Unavailable(f"the request failed ({type(error).__name__})") from error
 
-    def _receive(self, response: requests.Response, have: int) -> None:
+    def _receive(self, response: requests.Response, have: int, validator: str) -> None:
         """Append the body of an answer to the part, or begin the part anew with it."""
         status, headers = response.status_code, response.headers
         start, _, whole = headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
@@ -229,13 +229,16 @@ class _Mirror:
         if status == 206 and start.partition("-")[0] != str(have):
             self._start_over()
             raise _Broken("it sends another part than was asked for")
+        tag = headers.get("ETag", "W/")
+        if status == 206 and validator.startswith('"') and "ETag" in headers and tag != validator:
+            self._start_over()
+            raise _Broken("the file there has changed")
         if status == 200:
             have, whole = 0, headers.get("Content-Length", "")
         elif status != 206:
             raise _Unavailable(f"it answers {status}")
         total = int(whole) if whole.isdigit() else None
         # A weak tag promises the same meaning, not the same bytes: it may not be used with If-Range.
-        tag = headers.get("ETag", "W/")
         validator = headers.get("Last-Modified", "") if tag.startswith("W/") else tag
         self.origin.write_text(json.dumps({"url": self.url, "validator": validator}), encoding="utf-8")
         if total and total - have > shutil.disk_usage(self.part.parent).free:

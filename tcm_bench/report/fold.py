@@ -13,12 +13,13 @@ from typing import Any
 import pandas as pd
 
 from tcm_bench.evaluation.bootstrap import paired_difference
+from tcm_bench.evaluation.settings import Settings
 from tcm_bench.report.scores import compared
 from tcm_bench.results.labels import FACTORS, Label, is_base, labels, shared_by_hand
 from tcm_bench.results.ledger import Result, Run
 
 BASE_ARM = "none"
-SETTINGS = ("axis", "far_bounds", "num_thresholds", "c", "eps", "ranking")
+SETTINGS = tuple(Settings().recorded())
 
 
 @dataclass(frozen=True)

@@ -98,5 +98,5 @@ def verdict(result: Result, run_dir: Path) -> Iterator[str]:
     recall, *_ = compared(result.metrics)
     known = result.metrics[f"{recall}_seen"] or 0.0
     remedy = "take more steps (trainer.max_epochs), another optim.optimizer.lr, or look for a fault in model or loss"
-    learnt = "learned by heart" if falls and known >= BY_HEART else f"not learned by heart: {remedy}"
-    yield f"{score(recall).title} on these images {100 * known:.2f} %: {learnt}"
+    learned = "learned by heart" if falls and known >= BY_HEART else f"not learned by heart: {remedy}"
+    yield f"{score(recall).title} on these images {100 * known:.2f} %: {learned}"

@@ -4,14 +4,14 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from tcm_bench.results.old_names import NEW
 from tcm_bench.runs.build import ConfigurationError, nearest
-from tcm_bench.runs.naming import CONFIG_NAME, PROJECT_ROOT
+from tcm_bench.runs.naming import composed
 
 
 def explain(error: BaseException) -> str | None:
@@ -62,8 +62,7 @@ def no_option(group: str, option: str, options: Sequence[str]) -> str:
 def _unknown_key(key: str, causes: Sequence[BaseException]) -> str:
     full_key = next((str(found) for c in causes if (found := getattr(c, "full_key", None))), key)
     GlobalHydra.instance().clear()  # nothing will run any more: the command has failed
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-        default = compose(CONFIG_NAME)
+    default = composed()
     if full_key.startswith("hydra.launcher."):
         return f"'{full_key}' belongs to another launcher: add hydra/launcher=joblib, where machine.jobs says how many"
     if full_key in default:
@@ -80,6 +79,7 @@ def no_key(key: str, default: DictConfig) -> str:
     """
     known = plain_keys(default)
     parent, _, word = key.rpartition(".")
+    word = NEW.get(word, word)
     namesakes = sorted((name for name in known if name.rpartition(".")[2] == word), key=lambda name: name.count("."))
     if namesakes and [name.count(".") for name in namesakes[:2]] != [namesakes[0].count(".")] * 2:
         return f"unknown key '{key}'; did you mean '{namesakes[0]}'?"  # the one that lies highest

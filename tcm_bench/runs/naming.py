@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +27,12 @@ ELSEWHERE = ("machine", "paths")  # what differs from machine to machine and dec
 FACTORS = {"data": "data", "backbone": "model/backbone", "loss": "loss", "tcm": "tcm"}
 # What says where the items of the data or the weights lie, not which they are; `sha256` beside it says that.
 PLACES = ("data.root", "data.file", "data.labels", "model.backbone.weights.file")
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The configuration of these words on a command line, every value as it stands in its file but for them."""
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        return compose(CONFIG_NAME, list(overrides))
 
 
 def science(cfg: DictConfig, *, seed: Any = None) -> dict[str, Any]:

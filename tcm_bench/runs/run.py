@@ -62,9 +62,15 @@ def main() -> None:
 
 
 def _debug_last(words: Sequence[str]) -> list[str]:
-    """The command with `debug=MODE` as an addition behind all others, so that no experiment or sweep undoes it."""
-    modes = [word.lstrip("+") for word in words if word.lstrip("+").startswith(f"{DEBUG}=")]
-    return [*(word for word in words if word.lstrip("+") not in modes), *(f"+{mode}" for mode in modes)]
+    """The command with `debug=MODE` as an addition behind all overrides, so that no experiment or sweep undoes it."""
+    modes = [word for word in words if word.lstrip("+").startswith(f"{DEBUG}=")]
+    if not modes:
+        return list(words)
+    others = [word for word in words if word not in modes]
+    # Not behind an option: the parser takes no overrides on both sides of one.
+    overrides = [at for at, word in enumerate(others) if not word.startswith("-") and ("=" in word or word[:1] == "~")]
+    place = overrides[-1] + 1 if overrides else words.index(modes[0])
+    return [*others[:place], *(f"+{mode.lstrip('+')}" for mode in modes), *others[place:]]
 
 
 @contextlib.contextmanager

@@ -202,7 +202,7 @@ class Display(threading.Thread):
         """Counts of each state and the time left."""
         states = Counter(ledger.state(run_dir) for run_dir in self.run_dirs)
         counts = ", ".join(f"{states[s]} {s}" for s in ("running", "failed", "interrupted") if states[s])
-        total = f"{states['finished']} of {len(self.run_dirs)} runs finished"
+        total = f"{states['finished'] + states['debug']} of {len(self.run_dirs)} runs finished"
         return f"{total}, {counts or '0 running'}, {self.time_left(states)}"
 
     def time_left(self, states: Counter[ledger.State]) -> str:

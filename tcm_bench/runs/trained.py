@@ -1,4 +1,4 @@
-"""What a finished run has learnt, put to use: its network, and the embeddings that it makes of anything new."""
+"""What a finished run has learned, put to use: its network, and the embeddings that it makes of anything new."""
 
 import json
 from collections.abc import Callable, Sequence

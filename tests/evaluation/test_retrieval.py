@@ -95,7 +95,7 @@ def test_a_single_item_is_refused():
         recall_at_k(torch.ones(1, 2), torch.zeros(1, dtype=torch.int64))
 
 
-def test_recall_is_that_of_a_nearest_neighbour_library():
+def test_recall_is_that_of_a_nearest_neighbor_library():
     x, y = table(3, items=600, dim=24, classes=40, dtype=torch.float32)
     _, nearest = nearest_neighbors(x, 4)
     hits = (y[nearest] == y[:, None]).double().cumsum(dim=1) > 0

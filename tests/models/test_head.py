@@ -35,7 +35,7 @@ def test_an_empty_embedding_is_refused():
         Head(8, 0)
 
 
-def test_a_centred_head_measures_vectors_from_their_mean():
+def test_a_centered_head_measures_vectors_from_their_mean():
     features = torch.randn(50, 8) + 100
     head = Head(8, 5)
     shifted = head(features - features.mean(dim=0))

@@ -99,6 +99,16 @@ def test_without_a_checksum_a_part_of_the_same_version_is_continued(fetch):
     assert_complete(fetch)
 
 
+def test_a_server_that_continues_another_file_than_before_is_noticed_by_its_tag(fetch):
+    fetch.part.write_bytes(bytes(1_000_000))
+    careless = Answer(etag='"new"', heeds_if_range=False)
+    with Mirror(BODY, [careless]) as mirror:
+        fetch.part.with_name("file.tgz.part.json").write_text(json.dumps({"url": mirror.url(), "validator": '"old"'}))
+        fetch(mirror.url(), md5=None)
+        assert [request.get("Range") for request in mirror.requests] == ["bytes=1000000-", None]
+    assert_complete(fetch)
+
+
 def test_without_a_checksum_a_part_of_unknown_origin_is_not_continued(fetch):
     fetch.part.write_bytes(bytes(1_000_000))
     with Mirror(BODY) as mirror:

@@ -60,6 +60,7 @@ CONFIGURATION = [  # refused by the configuration alone: status 2
     ("model.chunk_size=4", "unknown key 'model.chunk_size'; did you mean 'machine.chunk_size'?"),
     ("machine.output_dir=x", "unknown key 'machine.output_dir'; did you mean 'paths.output_dir'?"),
     ("+machine.data_dir=x", "unknown key 'machine.data_dir'; did you mean 'paths.data_dir'?"),
+    ("metrics.evaluation.steps=5", "did you mean 'metrics.evaluation.num_thresholds'?"),
     ("machine.cache_dir=x", "unknown key 'machine.cache_dir'; did you mean 'paths.cache_dir'?"),
     ("paths.outputdir=x", "unknown key 'paths.outputdir'; did you mean 'output_dir'?"),
     ("~paths.output_dir", "paths.output_dir cannot be taken away"),

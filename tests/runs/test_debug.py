@@ -116,6 +116,7 @@ def test_a_mode_wins_over_an_experiment_and_gives_way_to_the_command_line(words,
     own = ["--config-dir", "mine", "--cfg", "job", "--package", "trainer"]
     for order in ([*words, "+experiment=own"], ["+experiment=own", *words]):
         assert "max_steps: 1\n" in answer(main, [*own, *order], tmp_path).stdout
+        assert "max_steps: 1\n" in answer(main, [*order, *own], tmp_path).stdout  # options may come last
         assert "max_steps: 5\n" in answer(main, [*own, *order, "trainer.max_steps=5"], tmp_path).stdout
 
 

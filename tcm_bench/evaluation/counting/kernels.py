@@ -1,6 +1,6 @@
-"""What is done to one tile of cosines: by compiled loops on a CPU, by tensor operations on any device.
+"""What is done to one tile of cosines by compiled loops on a CPU; `tensor_kernel` does the same on any device.
 
-Both answer the same request and both are exact about what they leave open, so their counts are equal.
+All kernels answer the same request and are exact about what they leave open, so their counts are equal.
 """
 
 from collections.abc import Iterator

@@ -5,6 +5,7 @@ which costs it lies, up to chance. A pass counts the pairs on either side and ke
 with the rank is then found by ever finer numbers: float32, float64, and the exact cosines of the few that are left.
 """
 
+import weakref
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -49,7 +50,8 @@ class Prediction(NamedTuple):
     def holds(self, costs: Float[Tensor, " ranks"]) -> bool:
         """Whether each cost is where it was predicted.
 
-        Elsewhere the intervals, or those of the grid, could miss it, even if intervals that met held it.
+        It may be found elsewhere, where its interval met one of another threshold and both were made one. But the
+        intervals of the grid follow from ``low`` and ``high``, and may miss thresholds that follow from such a cost.
         """
         return bool(((self.low <= costs) & (costs <= self.high)).all())
 
@@ -58,7 +60,7 @@ class Sample:
     """How the negative pairs of a set are distributed, by a share of them."""
 
     def __init__(self, prepared: PreparedSet) -> None:
-        self._set = prepared
+        self._set: PreparedSet = weakref.proxy(prepared)  # it holds this object: no circle that outlives both
 
     def predict(self, ranks: Sequence[int], grid: Grid, certainty: float, room: int) -> Prediction:
         """Where each rank lies, and the thresholds of the grid if there is room to defer the pairs around them, too."""

@@ -1,5 +1,6 @@
 """Pairs inside the classes: few enough for their exact cosines."""
 
+import weakref
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
@@ -21,7 +22,7 @@ class Positives:
     """The exact cosines inside the classes of a set."""
 
     def __init__(self, prepared: PreparedSet) -> None:
-        self._set = prepared
+        self._set: PreparedSet = weakref.proxy(prepared)  # it holds this object: no circle that outlives both
 
     def nearest(self) -> tuple[Float[Tensor, " items"], Int[Tensor, " items"]]:
         """Of each query's nearest positive the cosine, infinite if it has none, and the item in the caller's order."""

@@ -50,7 +50,7 @@ class PreparedSet:
         group: dist.ProcessGroup | None = None,
         kernel: Kernel | None = None,
     ) -> None:
-        row_norms(embeddings, torch.float64)  # names the caller's row
+        row_norms(embeddings, torch.float64)  # here, before sorting: an error names a row by the caller's index
         self.axis, self.num_items, self.processes = axis, len(labels), Processes(group)
         self.kernel: Kernel = kernel or _kernel_for(embeddings.device)
         height, width = tile or self.kernel.tile
@@ -84,6 +84,8 @@ class PreparedSet:
         # Intervals must be the same to the bit, also where processors differ.
         square, error = self.processes.largest(half.new_tensor([square, error])).tolist()
         self.margin = error + cosine_error(dim)
+        # In float64 only the rows are rounded, by 2^-24 of their norm at most, so that a product moves by less than
+        # 2^-23 of the square of the longest. Twice that leaves room for the rounding of its sum.
         self.fine_margin = square * 2.0**-22 + cosine_error(dim)
         self.span = min(2.0, 2 * square + self.margin)
 

@@ -1,12 +1,12 @@
 """Every pair of a set, counted exactly for little more than one single-precision product.
 
 **What is asked.** A test set of ``n`` items has ``n (n - 1) / 2`` pairs, 1.8 billion on SOP. Of each pair of two
-classes two things are asked: which thresholds accept it (the counts behind OPIS), and whether it comes before one of
-its ends' nearest positive (the rank behind Recall@k). Both are comparisons of the pair's cosine with a number, so a
-rounded cosine answers them wherever it is far enough from that number.
+classes two things are asked: which thresholds accept it (the counts behind OPIS), and whether one of the two is nearer
+to the other than that other's nearest item of its own class (the rank behind Recall@k). Both are comparisons of the
+pair's cosine with a number, so a rounded cosine answers them wherever it is far enough from that number.
 
-**Three precisions.** Each decides what it can and leaves the rest to the next; ``margin`` and ``fine_margin`` bound the
-error of the first two (derived in `cosine`), the third is the definition.
+**Three precisions.** Each decides what it can and leaves the rest to the next. ``margin`` and ``fine_margin`` bound the
+error of the first two; where they come from is said in `cosine` and `prepared`.
 
 1. *float32, every pair.* The upper triangle of the cosine matrix is multiplied tile by tile, and each tile is read
    once, while it is in cache (`kernels`). A processor with tiles of bfloat16 multiplies halves of the float32 numbers
@@ -14,25 +14,34 @@ error of the first two (derived in `cosine`), the third is the definition.
    off before (`prepared`), so that rows which lie close together (an untrained or a collapsed network) are told apart
    as well as others: the axis is the *cosine minus one*, small numbers near 0 where the cosines are all near 1.
 2. *float64, the few pairs within* ``margin`` *of a threshold.*
-3. *The exact cosine, the very few within* ``fine_margin``. It is a sum in which nothing is ever rounded (`cosine`).
+3. *The exact cosine, the very few within* ``fine_margin``. Rows are rounded once, to multiples of 2^-46, and of these
+   products and sums are exact: that is our definition of the cosine (`cosine`).
 
-So every count is that of the exact cosines. It depends on no tile size, number of threads or ranks, processor, device
-or order of rows, whichever precision happened to decide.
+So every count is that of the exact cosines, whichever precision happened to decide. It depends on no tile size, number
+of threads or ranks, processor or device, and on no order of rows but where items are equally near: there the lower
+index comes first.
 
-**Thresholds that are known** become intervals, ``margin`` to each side (`thresholds`). A pair outside all intervals is
+**Thresholds that are known** are given as *costs*, smaller for closer: distances, or negated cosines. On the axis of
+the cosine minus one they become intervals, ``margin`` to each side (`thresholds`). A pair outside all intervals is
 counted at once, by how many lie below it. A pair inside one is *deferred*: its place is put on a list that the next
 two precisions work through while the pass goes on.
 
 **Thresholds that are found.** The ends of the calibration range are order statistics, the costs of the pairs at which
-the false accept rate reaches 1 % and 10 %, and all other thresholds lie evenly between. To spare a second pass, a
-sample predicts where they will fall (`order_statistics`), which makes the intervals wider, and the deferred pairs wait
-until the thresholds are known. The more pairs lie close together, the more are deferred: a set with a flat spectrum
-needs the most room. A prediction that turns out wrong costs another pass, never a digit; where there are too many pairs
-to defer (all cosines equal, say), order statistics are found by counting alone, in a few passes more.
+the false accept rate reaches 1 % and 10 %, and all other thresholds lie evenly between. To spare passes, a sample
+predicts where they will fall (`order_statistics`), which makes the intervals wider, and the deferred pairs wait until
+the thresholds are known. How many there are depends on how close together the pairs lie, and the sample says that, too:
+
+- As a rule there is room for the pairs around all thresholds, and one pass is enough.
+- With less room the first pass defers the pairs around the ends of the range alone, which gives all thresholds, and a
+  second one counts at them.
+- If even these are too many (all cosines equal, say), the ends are found by counting alone, at ever closer thresholds:
+  some eight passes more.
+
+A prediction that turns out wrong costs another pass, never a digit.
 
 **Pairs inside a class** are so few that their exact cosines are taken at once (`positives`).
 
-**An example.** Two classes of two items have four negative pairs; two thresholds lie one float apart.
+**An example.** Two classes of two items have four negative pairs; two thresholds lie one float64 apart.
 
     >>> from tcm_bench.evaluation.counting.thresholds import cosine_minus_one_at, cost_of, threshold_intervals
     >>> x = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
@@ -41,8 +50,8 @@ to defer (all cosines equal, say), order statistics are found by counting alone,
     >>> thresholds = torch.cat([cost.nextafter(cost - 1), cost])  # only the second accepts the pair of 0 and 2
 
 Cosine 0.6 of two pairs, (0, 2) and (1, 3), is nearer to the thresholds than float32 can tell, so both are deferred. The
-other two are counted by the intervals below them, for the classes of both ends: the pair of cosine 0.96 lies above the
-only interval, that of cosine 0 below it, where nothing needs to be counted.
+pair of cosine 0.96 lies above the only interval and is counted once for each of its classes; that of cosine 0 lies
+below, where no threshold accepts it, and is not counted.
 
     >>> levels = cosine_minus_one_at(thresholds, "similarity")
     >>> found = scan.scan(threshold_intervals(levels, levels, scan.margin))
@@ -52,8 +61,15 @@ only interval, that of cosine 0 below it, where nothing needs to be counted.
     >>> [pair for part in found.deferred for pair in part.pairs(4).tolist()]
     [[0, 2], [1, 3]]
 
-Float64 cannot tell them from the thresholds either; their exact cosines can. Of the four pairs the first threshold
-accepts one and the second three, which are that many for both classes.
+Float64 cannot tell them from the thresholds either: both values lie between the edges of its interval.
+
+    >>> low, high = scan.fixed(thresholds).double.edges
+    >>> values = scan.rows.cosine_minus_one(torch.tensor([[0, 2], [1, 3]], dtype=torch.int32))
+    >>> bool(((low <= values) & (values < high)).all())
+    True
+
+Their exact cosines can. Of the four pairs the first threshold accepts one and the second three; each counts for both of
+its classes, hence two equal rows.
 
     >>> scan.counts(thresholds).accepted_negatives
     tensor([[1, 3],
@@ -292,7 +308,7 @@ class _Pass:
 
     Attributes:
         best: The exact cosine of each query's nearest positive; infinite where none is asked for or none is there.
-        stop: Set when a thread has failed.
+        stop: Set when a thread has failed, and in the end.
     """
 
     def __init__(

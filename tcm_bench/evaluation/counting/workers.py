@@ -19,7 +19,7 @@ def in_threads(work: Callable[[], T], device: torch.device, stop: threading.Even
     Args:
         work: Takes its share from an iterator that all calls have in common.
         device: Where it computes; elsewhere than on a CPU one thread is enough.
-        stop: Set as soon as one call has failed, for the others to look at.
+        stop: Set as soon as a call that is waited for has failed, for the others to look at, and in the end.
     """
     team = torch.get_num_threads()
     threads = team if device.type == "cpu" else 1
@@ -29,9 +29,13 @@ def in_threads(work: Callable[[], T], device: torch.device, stop: threading.Even
     try:
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
             futures = [pool.submit(work) for _ in range(threads)]
+            found = []
             try:
-                return [future.result() for future in futures]
+                while futures:
+                    found.append(futures.pop(0).result())
+                return found
             finally:
+                futures.clear()  # an error's traceback holds this frame, and each future its error: a circle
                 if stop:
                     stop.set()
     finally:

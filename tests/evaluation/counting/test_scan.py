@@ -1,6 +1,8 @@
+import gc
 import itertools
 import threading
 import time
+import weakref
 
 import pytest
 import torch
@@ -463,6 +465,22 @@ def test_no_tensor_grows_with_the_pairs(kernel, monkeypatch):
     pairs = 900 * 899 // 2
     assert largest.numel < pairs // 4
     assert largest.numel >= 64 * 64
+
+
+@pytest.mark.parametrize("room", [3 * 2**26, 0])
+def test_nothing_of_a_set_outlives_its_scan(room, monkeypatch):
+    """Not even until the collector of circles comes: on a GPU it does not know that memory is short."""
+    monkeypatch.setattr(pair_scan, "LARGEST_STORE", room)
+    gc.collect()
+    gc.disable()
+    try:
+        scan = PairScan(*drawn("random", 60, 4, 5))
+        answers(scan)
+        rows = weakref.ref(scan.cosines.rows)
+        del scan
+        assert rows() is None
+    finally:
+        gc.enable()
 
 
 # -- sets at the edge -----------------------------------------------------------------------------------------------
