@@ -5,12 +5,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from tcm_bench.cli.runs import OutputDir, console
+from tcm_bench.evaluation.settings import Axis, Ranking, Settings
 from tcm_bench.report.scores import score
 from tcm_bench.report.source import KINDS, Source, source
 
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
     import torch
 
 
-def _setting(help: str, default: str, **options: Any) -> Any:
-    return typer.Option(help=help, show_default=f"the run's own, else {default}", **options)
+def _setting(name: str, help: str, **options: Any) -> Any:
+    """An option for one of the `Settings`."""
+    default = getattr(Settings, name)
+    shown = ",".join(map(str, default)) or "none" if isinstance(default, tuple) else default
+    return typer.Option(help=help, show_default=f"the run's own, else {shown}", **options)
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
@@ -41,20 +45,18 @@ def evaluate(
             help="Labels of their own file, in place of the source's: `.npy`, `.txt`, or `.csv` with a column `label`."
         ),
     ] = None,
-    axis: Annotated[Literal["distance", "similarity"] | None, _setting("Threshold axis.", "distance")] = None,
+    axis: Annotated[Axis | None, _setting("axis", "Threshold axis.")] = None,
     far_bounds: Annotated[
         tuple[float, float] | None,
-        _setting("False accept rates at the ends of the calibration range.", "0.01 0.1", metavar="LOW HIGH"),
+        _setting("far_bounds", "False accept rates at the ends of the calibration range.", metavar="LOW HIGH"),
     ] = None,
-    k: Annotated[str | None, _setting("Numbers of neighbors inspected for R@k.", "1,2,4,8")] = None,
-    num_thresholds: Annotated[int | None, _setting("Points of the threshold grid.", "101")] = None,
-    eps: Annotated[float | None, _setting("Share of the classes called worst.", "0.1")] = None,
-    c: Annotated[float | None, _setting("Weight of sensitivity against specificity.", "1")] = None,
-    ranking: Annotated[
-        Literal["mean", "pointwise"] | None, _setting("How the worst classes are chosen.", "mean")
-    ] = None,
+    k: Annotated[str | None, _setting("ks", "Numbers of neighbors inspected for R@k.")] = None,
+    num_thresholds: Annotated[int | None, _setting("num_thresholds", "Points of the threshold grid.")] = None,
+    eps: Annotated[float | None, _setting("eps", "Share of the classes called worst.")] = None,
+    c: Annotated[float | None, _setting("c", "Weight of sensitivity against specificity.")] = None,
+    ranking: Annotated[Ranking | None, _setting("ranking", "How the worst classes are chosen.")] = None,
     tar_at_far: Annotated[
-        str | None, _setting("False accept rates at which the true accept rate is wanted, as `0.001,0.01`.", "none")
+        str | None, _setting("far_levels", "False accept rates at which the true accept rate is wanted, as 0.001,0.01.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="How many compute.", show_default="one a core")] = None,
     device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where to compute.")] = "cpu",
@@ -66,18 +68,8 @@ def evaluate(
 ) -> None:
     """R@k, OPIS and 10%-OPIS of embeddings, exactly and over all pairs, with their errors over classes."""
     meant = source(what, output_dir)
-    asked = _asked(
-        {
-            "axis": axis,
-            "far_bounds": far_bounds,
-            "ks": k,
-            "num_thresholds": num_thresholds,
-            "eps": eps,
-            "c": c,
-            "ranking": ranking,
-        }
-        | {"far_levels": tar_at_far}
-    )
+    given = {"axis": axis, "far_bounds": far_bounds, "ks": k, "num_thresholds": num_thresholds, "eps": eps, "c": c}
+    asked = _asked({**given, "ranking": ranking, "far_levels": tar_at_far})
     if meant.kind == "evaluation" and (asked or labels or out):
         raise ValueError(
             f"{meant.path} holds an evaluation, which can be shown as it is; to measure anew give what it was made from"
@@ -148,7 +140,6 @@ def _measured(
     import torch
 
     from tcm_bench.evaluation.files import read_evaluation, summary, write_evaluation
-    from tcm_bench.evaluation.settings import Settings
     from tcm_bench.report.measured import evaluated, settings_of
 
     if threads:

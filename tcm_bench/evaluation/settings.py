@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from tcm_bench.evaluation.counting.thresholds import Axis
 from tcm_bench.results.old_names import renamed
 
+Axis = Literal["distance", "similarity"]
 Ranking = Literal["mean", "pointwise"]
 
 

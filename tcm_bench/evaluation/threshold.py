@@ -34,8 +34,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tcm_bench.evaluation.counting.scan import PairCounts, PairScan
-from tcm_bench.evaluation.counting.thresholds import Axis
-from tcm_bench.evaluation.settings import Ranking, Settings
+from tcm_bench.evaluation.settings import Axis, Ranking, Settings
 
 
 class OperatingCurves(NamedTuple):

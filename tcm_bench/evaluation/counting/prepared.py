@@ -9,8 +9,9 @@ from tcm_bench.evaluation.counting import halves
 from tcm_bench.evaluation.counting.cosine import Cosines, cosine_error
 from tcm_bench.evaluation.counting.kernels import CompiledKernel, HalvesKernel, Rows, column_bits
 from tcm_bench.evaluation.counting.tensor_kernel import TensorKernel
-from tcm_bench.evaluation.counting.thresholds import Axis, FixedThresholds
+from tcm_bench.evaluation.counting.thresholds import FixedThresholds
 from tcm_bench.evaluation.counting.workers import Processes
+from tcm_bench.evaluation.settings import Axis
 from tcm_bench.unit_norm import row_norms
 
 Kernel = type[CompiledKernel] | type[TensorKernel]

@@ -1,13 +1,13 @@
 """Thresholds, and the intervals around them in which a rounded cosine does not say on which side a pair lies."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Axis = Literal["distance", "similarity"]
+from tcm_bench.evaluation.settings import Axis
 
 
 class BinEdges(NamedTuple):
