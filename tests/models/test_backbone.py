@@ -8,6 +8,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from memory import hand_back
 from omegaconf import OmegaConf
 
 from tcm_bench.models.backbone import TimmBackbone
@@ -19,6 +20,12 @@ FOLDER = Path(__file__).resolve().parents[2] / "conf" / "model"
 NAMES = sorted(path.stem for path in (FOLDER / "backbone").glob("*.yaml") if path.stem != "none")
 RANDOM = {"_target_": "tcm_bench.models.weights.RandomWeights"}
 INPUT = {"size_px": 32, "resize_px": 32, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _handed_back():
+    yield
+    hand_back()
 
 
 @pytest.fixture(params=NAMES)

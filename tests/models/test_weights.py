@@ -17,6 +17,7 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import HTTPError
 from hydra.utils import instantiate
+from memory import hand_back
 from omegaconf import OmegaConf
 from onnx.reference import ReferenceEvaluator
 from safetensors.torch import save_file
@@ -34,6 +35,12 @@ from tcm_bench.models.weights import (
 )
 
 BACKBONES = Path(__file__).resolve().parents[2] / "conf" / "model" / "backbone"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _handed_back():
+    yield
+    hand_back()
 
 
 def focus(size_px: int):

@@ -6,6 +6,7 @@ import official
 import pytest
 import timm
 from hydra import compose, initialize_config_dir
+from memory import hand_back
 from safetensors.torch import save_file
 
 from tcm_bench.runs.naming import PROJECT_ROOT, choices
@@ -43,6 +44,12 @@ def small_images(data, architecture):
         return []
     grid = ["+model.backbone.options={img_size: 64}"] if architecture.startswith("vit") else []
     return ["model.backbone.input.size_px=64", "model.backbone.input.resize_px=64", *grid]
+
+
+@pytest.fixture(autouse=True)
+def _handed_back():
+    yield
+    hand_back()
 
 
 @pytest.fixture(scope="session")

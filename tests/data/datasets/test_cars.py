@@ -73,7 +73,7 @@ def test_both_layouts_at_once_are_read_as_a(tmp_path):
 
 def test_lists_are_found_where_copies_put_them(tmp_path):
     expected = cars(official.cars_folder_b(tmp_path), subset=True)
-    labels = tmp_path / official.LABELLED
+    labels = tmp_path / official.LABELED
     labels.rename(tmp_path / "cars_test_annos_withlabels (1).mat")
     assert cars(tmp_path, subset=True).fingerprint == expected.fingerprint
     (tmp_path / "car_devkit").mkdir()
@@ -169,10 +169,10 @@ def test_a_wrong_row_is_refused(tmp_path, field, value, message):
 
 def test_a_list_of_something_else_is_refused(tmp_path):
     root = official.cars_folder_b(tmp_path)
-    (root / "devkit" / "cars_test_annos.mat").replace(root / official.LABELLED)
+    (root / "devkit" / "cars_test_annos.mat").replace(root / official.LABELED)
     with pytest.raises(ValueError, match=r"withlabels.mat has no 'class' in its annotations: it is not the list of"):
         cars(root, subset=True)
-    savemat(root / official.LABELLED, {"other": 1})
+    savemat(root / official.LABELED, {"other": 1})
     with pytest.raises(ValueError, match=r"withlabels.mat is damaged or not the list of Cars-196: annotations cannot"):
         cars(root, subset=True)
 
