@@ -1,4 +1,4 @@
-"""What large networks leave behind, given back: a fork of a process of gigabytes takes its time, and tests fork a lot."""
+"""What large networks leave behind, given back: tests fork a lot, and a fork of gigabytes takes its time."""
 
 import ctypes
 import gc

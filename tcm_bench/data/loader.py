@@ -37,11 +37,13 @@ class Loader(DataLoader[Any]):
         return _raising_as_in_the_worker(batches) if self.num_workers else batches
 
 
-def _raising_as_in_the_worker(batches: Iterator[Any]) -> Iterator[Any]:
+def _raising_as_in_the_worker(batches: Any) -> Iterator[Any]:
     """The batches; torch puts the worker's whole traceback into the message of an error, here it is the cause."""
     try:
         yield from batches
     except (ValueError, OSError) as error:
+        # Torch's traceback is a circle that holds the workers, and the collector would wait for each of them for 5 s.
+        batches._shutdown_workers()
         kind = type(error)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         _, raised, message = str(error).rpartition(f"\n{name}: ")

@@ -17,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from vectors import head, write_vectors
 
 import tcm_bench.runs.experiment  # noqa: F401 - here once, instead of in every fork
+from tcm_bench.runs.build import check_targets
 from tcm_bench.runs.checks import check
 from tcm_bench.runs.errors import explain
 from tcm_bench.runs.naming import CONFIG_NAME, PROJECT_ROOT
@@ -43,27 +44,15 @@ CONFIGURATION = [  # refused by the configuration alone: status 2
     ("sed=3", "unknown key 'sed'", "did you mean 'seed'"),
     ("+sed=3", "unknown key 'sed'", "did you mean 'seed'"),
     ("optim.lr=1", "unknown key 'optim.lr'"),
-    ("+optim.lr=1", "unknown key 'optim.lr'"),
-    ("optim.optimizer.lrr=1", "'optim.optimizer.lrr'", "did you mean 'lr'"),
     ("+optim.optimizer.wieght_decay=1", "takes no 'optim.optimizer.wieght_decay'", "weight_decay"),
-    ("+optim.schedule.warmup=1", "takes no 'optim.schedule.warmup'", "warmup_epochs"),
     ("tcm.margin=0.5", "unknown key 'tcm.margin'", "_margin"),
-    ("+tcm.margin=0.5", "takes no 'tcm.margin'", "_margin"),
-    ("+loss.temprature=1", "takes no 'loss.temprature'", "temperature"),
-    ("+metrics.evaluation.num_threshold=5", "takes no 'metrics.evaluation.num_threshold'", "num_thresholds"),
-    ("+trainer.max_epoch=5", "takes no 'trainer.max_epoch'", "max_epochs"),
-    ("+data.loader.batch_size=5", "takes no 'data.loader.batch_size'", "batch"),
     ("machine.thread=1", "unknown key 'machine.thread'", "threads"),
     ("+machine.thread=1", "unknown key 'machine.thread'", "threads"),
-    ("+model.dropout=1", "unknown key 'model.dropout'"),
-    ("+data.rooot=x", "unknown key 'data.rooot'"),
     ("model.chunk_size=4", "unknown key 'model.chunk_size'; did you mean 'machine.chunk_size'?"),
     ("machine.output_dir=x", "unknown key 'machine.output_dir'; did you mean 'paths.output_dir'?"),
-    ("+machine.data_dir=x", "unknown key 'machine.data_dir'; did you mean 'paths.data_dir'?"),
     ("metrics.evaluation.steps=5", "did you mean 'metrics.evaluation.num_thresholds'?"),
     ("machine.cache_dir=x", "unknown key 'machine.cache_dir'; did you mean 'paths.cache_dir'?"),
     ("paths.outputdir=x", "unknown key 'paths.outputdir'; did you mean 'output_dir'?"),
-    ("~paths.output_dir", "paths.output_dir cannot be taken away"),
     ("hydra.launcher.n_jobs=2 -m seed=0,1", "hydra.launcher.n_jobs", "hydra/launcher=joblib"),
     # ways of writing that Hydra takes for something else
     ("experiment=cub_resnet50_smooth_ap", "+experiment="),
@@ -86,16 +75,7 @@ CONFIGURATION = [  # refused by the configuration alone: status 2
     ("hydra.run.dir=x", "hydra.run.dir", "paths.output_dir"),
     ("hydra.sweep.dir=x", "hydra.sweep.dir", "paths.output_dir"),
     ("+trainer.devices=2", "machine.devices"),
-    ("+trainer.accelerator=gpu", "machine.accelerator"),
-    ("+trainer.strategy=ddp", "machine.strategy"),
-    ("+trainer.num_nodes=2", "machine.num_nodes"),
-    ("+trainer.logger=true", "trainer.logger", "logger=wandb"),
-    ("+trainer.callbacks=[]", "trainer.callbacks", "+callbacks."),
-    ("+trainer.default_root_dir=x", "trainer.default_root_dir", "paths.output_dir"),
-    ("+trainer.enable_progress_bar=false", "machine.progress"),
-    ("+trainer.use_distributed_sampler=true", "trainer.use_distributed_sampler"),
     ("+trainer.limit_test_batches=1", "trainer.limit_test_batches", "part of the test set"),
-    ("+trainer.fast_dev_run=true", "trainer.fast_dev_run", "debug=fast", "+trainer.max_steps=1"),
     ("paths.results_dir=x", "paths.results_dir follows from paths.output_dir"),
     ("debug=fast paths.results_dir=x", "paths.results_dir follows from paths.output_dir"),
     ("debug=fsat", "there is no debug=fsat; did you mean 'fast'?"),
@@ -103,28 +83,10 @@ CONFIGURATION = [  # refused by the configuration alone: status 2
     ("debug=fast ~debug", "debug cannot be taken away"),
     ("debug=fast ~debug.mode", "debug.mode cannot be taken away"),
     ("+debug.mode=fast", "unknown key 'debug'"),
-    ("+trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches must be a whole number of at least 1"),
-    ("+trainer.limit_train_batches=0", "trainer.limit_train_batches must be a number above 0"),
-    ("+trainer.min_epochs=-5", "trainer.min_epochs must be a whole number of at least 0, or null"),
-    ("+trainer.val_check_interval=0", "trainer.val_check_interval must be a number above 0, or null"),
     ("trainer.benchmark=maybe", "trainer.benchmark must be true or false"),
-    ("+trainer.benchmark=true", "trainer.benchmark is there already", "without the +"),
     ("loss=contrastive +loss.loss.nomargin=3", "takes no 'loss.loss.nomargin'", "did you mean"),
-    ("+trainer.num_sanity_val_steps=2", "trainer.num_sanity_val_steps"),
     # what nothing runs without
     ("~tcm", "tcm cannot be taken away"),
-    ("~loss", "loss cannot be taken away"),
-    ("~data", "data cannot be taken away"),
-    ("~metrics", "metrics cannot be taken away"),
-    ("~machine", "cannot be taken away"),
-    ("~paths", "cannot be taken away"),
-    ("~callbacks", "callbacks cannot be taken away"),
-    ("~logger", "logger cannot be taken away"),
-    ("~seed", "seed cannot be taken away"),
-    ("~metrics.evaluation", "metrics.evaluation cannot be taken away"),
-    ("~model.head", "model.head cannot be taken away"),
-    ("~optim.schedule", "optim.schedule cannot be taken away"),
-    ("~machine.threads", "machine.threads cannot be taken away"),
     # values: the first of each kind; the others are in VALUES
     ("seed=three", "seed must be a whole number", "'three'"),
     ("machine.threads=0", "machine.threads must be a whole number of at least 1"),
@@ -148,7 +110,47 @@ CONFIGURATION = [  # refused by the configuration alone: status 2
     ("data=table data.file=nowhere.csv", "data.file", "nowhere.csv"),
     ("data=mnist data.root=nowhere", "data.root", "tcm-bench data prepare mnist"),
 ]
-VALUES = [  # refused by the same check, asked without a process for each
+VALUES = [  # refused by the same checks, asked without a process for each
+    # keys
+    ("+optim.lr=1", "unknown key 'optim.lr'"),
+    ("optim.optimizer.lrr=1", "'optim.optimizer.lrr'", "did you mean 'lr'"),
+    ("+optim.schedule.warmup=1", "takes no 'optim.schedule.warmup'", "warmup_epochs"),
+    ("+tcm.margin=0.5", "takes no 'tcm.margin'", "_margin"),
+    ("+loss.temprature=1", "takes no 'loss.temprature'", "temperature"),
+    ("+metrics.evaluation.num_threshold=5", "takes no 'metrics.evaluation.num_threshold'", "num_thresholds"),
+    ("+trainer.max_epoch=5", "takes no 'trainer.max_epoch'", "max_epochs"),
+    ("+data.loader.batch_size=5", "takes no 'data.loader.batch_size'", "batch"),
+    ("+model.dropout=1", "unknown key 'model.dropout'"),
+    ("+data.rooot=x", "unknown key 'data.rooot'"),
+    ("+machine.data_dir=x", "unknown key 'machine.data_dir'; did you mean 'paths.data_dir'?"),
+    ("~paths.output_dir", "paths.output_dir cannot be taken away"),
+    ("+trainer.accelerator=gpu", "machine.accelerator"),
+    ("+trainer.strategy=ddp", "machine.strategy"),
+    ("+trainer.num_nodes=2", "machine.num_nodes"),
+    ("+trainer.logger=true", "trainer.logger", "logger=wandb"),
+    ("+trainer.callbacks=[]", "trainer.callbacks", "+callbacks."),
+    ("+trainer.default_root_dir=x", "trainer.default_root_dir", "paths.output_dir"),
+    ("+trainer.enable_progress_bar=false", "machine.progress"),
+    ("+trainer.use_distributed_sampler=true", "trainer.use_distributed_sampler"),
+    ("+trainer.fast_dev_run=true", "trainer.fast_dev_run", "debug=fast", "+trainer.max_steps=1"),
+    ("+trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches must be a whole number of at least 1"),
+    ("+trainer.limit_train_batches=0", "trainer.limit_train_batches must be a number above 0"),
+    ("+trainer.min_epochs=-5", "trainer.min_epochs must be a whole number of at least 0, or null"),
+    ("+trainer.val_check_interval=0", "trainer.val_check_interval must be a number above 0, or null"),
+    ("+trainer.benchmark=true", "trainer.benchmark is there already", "without the +"),
+    ("+trainer.num_sanity_val_steps=2", "trainer.num_sanity_val_steps"),
+    ("~loss", "loss cannot be taken away"),
+    ("~data", "data cannot be taken away"),
+    ("~metrics", "metrics cannot be taken away"),
+    ("~machine", "cannot be taken away"),
+    ("~paths", "cannot be taken away"),
+    ("~callbacks", "callbacks cannot be taken away"),
+    ("~logger", "logger cannot be taken away"),
+    ("~seed", "seed cannot be taken away"),
+    ("~metrics.evaluation", "metrics.evaluation cannot be taken away"),
+    ("~model.head", "model.head cannot be taken away"),
+    ("~optim.schedule", "optim.schedule cannot be taken away"),
+    ("~machine.threads", "machine.threads cannot be taken away"),
     # types
     ("seed=three", "seed must be a whole number", "'three'"),
     ("seed=1.5", "seed must be a whole number", "1.5"),
@@ -321,12 +323,14 @@ def test_a_wrong_configuration_is_one_sentence_and_nothing_is_written(words, fra
 
 
 @pytest.mark.parametrize(("words", "fragments"), [(words, rest) for words, *rest in VALUES], ids=str)
-def test_a_value_out_of_its_range_is_one_sentence(words, fragments, place):
+def test_a_wrong_key_or_value_is_one_sentence(words, fragments, place):
     overrides = with_good_vectors(shlex.split(words), place)
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         try:
-            check(compose(CONFIG_NAME, overrides), overrides, loader)
+            cfg = compose(CONFIG_NAME, overrides)
+            check(cfg, overrides, loader)
+            check_targets(cfg)
         except Exception as error:  # noqa: BLE001 - whatever it is, the command explains it or shows a traceback
             sentence = explain(error) or ""
         else:
