@@ -1,7 +1,6 @@
 """What embeddings are worth: `tcm-bench evaluate` of any file or run, and `compare` of two evaluations."""
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -91,7 +90,7 @@ def compare(
     A file of vectors is measured as the other side was.
     """
     sides = source(base, output_dir), source(other, output_dir)
-    from tcm_bench.evaluation.files import difference
+    from tcm_bench.evaluation.files import difference, plain
     from tcm_bench.report.measured import record, shared_settings
 
     settings = shared_settings(sides)
@@ -101,9 +100,9 @@ def compare(
         name: {
             "base": first.numbers[name],
             "other": second.numbers[name],
-            "difference": _or_none(estimate.value),
-            "standard_error": _or_none(estimate.standard_error),
-            "interval": [_or_none(estimate.low), _or_none(estimate.high)],
+            "difference": plain(estimate.value),
+            "standard_error": plain(estimate.standard_error),
+            "interval": plain([estimate.low, estimate.high]),
         }
         for name, estimate in found.items()
     }
@@ -259,7 +258,3 @@ def _caveat(bootstrap: Mapping[str, Any]) -> str:
         f"errors: {bootstrap['resamples']:,} draws of classes; thresholds and network held fixed, so other training "
         "seeds are not in them"
     )
-
-
-def _or_none(number: float) -> float | None:
-    return None if math.isnan(number) else number

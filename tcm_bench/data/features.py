@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from tcm_bench.data.cached_array import cached_array
 from tcm_bench.data.decode import Picture
 from tcm_bench.data.loader import Loader
-from tcm_bench.data.table import FeatureTable, ImageTable, Splits, Table
+from tcm_bench.data.table import FeatureTable, ImageTable, Splits
 
 CACHE_FORMAT = 1  # part of the key: a change of layout or meaning must not meet old files
 
@@ -104,8 +104,8 @@ def frozen_features(
     features = np.load(file, mmap_mode="c", allow_pickle=False)
     train, test = features[: len(splits.train)], features[len(splits.train) :]
     return Splits(
-        train=FeatureTable(splits.train.labels, splits.train.class_names, train, **_roles(splits.train)),
-        test=FeatureTable(splits.test.labels, splits.test.class_names, test, **_roles(splits.test)),
+        train=FeatureTable(splits.train.labels, splits.train.class_names, train, **splits.train.roles()),
+        test=FeatureTable(splits.test.labels, splits.test.class_names, test, **splits.test.roles()),
         fingerprint=splits.fingerprint,
     )
 
@@ -120,10 +120,6 @@ def _decisive(backbone: FrozenBackbone, splits: Splits, transform: Transform, de
         "device": device.type,
         "torch": torch.__version__,
     }
-
-
-def _roles(table: Table) -> dict[str, np.ndarray | None]:
-    return {"query": table.query, "gallery": table.gallery}
 
 
 class _Images(Dataset[Tensor]):

@@ -87,7 +87,7 @@ def cached_images(
 
 def _cached(table: Table, file: Path, starts: np.ndarray, shapes: np.ndarray) -> "CachedImages":
     """The table with the pixels of a file."""
-    return CachedImages(table.labels, table.class_names, file, starts, shapes, query=table.query, gallery=table.gallery)
+    return CachedImages(table.labels, table.class_names, file, starts, shapes, **table.roles())
 
 
 def _shrink_of(transforms: Sequence[ImageTransform]) -> tuple[Any, Any]:

@@ -69,7 +69,7 @@ class Table:
 
     def __post_init__(self) -> None:
         """Refuse labels that the names do not cover, and masks that are none."""
-        for name, mask in {"query": self.query, "gallery": self.gallery}.items():
+        for name, mask in self.roles().items():
             if mask is not None and (mask.dtype != bool or mask.shape != self.labels.shape):
                 raise ValueError(
                     f"{name} must be bool of shape {self.labels.shape}, got {mask.dtype} of shape {mask.shape}"
@@ -80,6 +80,11 @@ class Table:
                 f"labels must take every value of 0 .. {len(self.class_names) - 1}, "
                 f"got {len(seen)} distinct values between {seen.min(initial=0)} and {seen.max(initial=0)}"
             )
+
+    def roles(self, rows: np.ndarray | None = None) -> dict[str, np.ndarray | None]:
+        """The masks by name, of some rows or of all, as another table of the same items takes them."""
+        masks = {"query": self.query, "gallery": self.gallery}
+        return {name: mask if mask is None or rows is None else mask[rows] for name, mask in masks.items()}
 
     def __len__(self) -> int:
         """Number of items."""

@@ -50,7 +50,7 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
         seed=BOOTSTRAP_SEED,
     )
     named = {score_name(name, settings.eps): estimate for name, estimate in errors.items()}
-    return _plain(
+    return plain(
         {
             **evaluation.scores(),
             "threshold_low": found.threshold_low,
@@ -225,10 +225,10 @@ def _tensor(values: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(values))  # a copy: parquet's memory may not be written to
 
 
-def _plain(value: Any) -> Any:
-    """None for NaN, at any depth."""
+def plain(value: Any) -> Any:
+    """The same with None for NaN, at any depth of dictionaries and lists: what JSON can say."""
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -66,10 +66,7 @@ def _few(table: Table, classes: int, images_per_class: int) -> Table:
     )
     labels = np.searchsorted(kept, table.labels[rows])
     names = [table.class_names[name] for name in kept]
-    masks = {
-        name: None if mask is None else mask[rows]
-        for name, mask in {"query": table.query, "gallery": table.gallery}.items()
-    }
+    masks = table.roles(rows)
     if isinstance(table, FeatureTable):
         return FeatureTable(labels, names, table.features[rows], **masks)
     assert isinstance(table, ImageTable)

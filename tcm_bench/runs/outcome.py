@@ -1,6 +1,5 @@
 """What comes of a trained network: what is measured before and after, and the files that a run keeps of it."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from tcm_bench.data.batch import Batch
 from tcm_bench.data.datamodule import RetrievalData
 from tcm_bench.data.table import Table
 from tcm_bench.evaluation.evaluate import Evaluation
-from tcm_bench.evaluation.files import write_evaluation
+from tcm_bench.evaluation.files import plain, write_evaluation
 from tcm_bench.evaluation.metric import EmbeddingMetric, EvaluationMetric
 from tcm_bench.evaluation.retrieval import recall_at_k
 from tcm_bench.files import replacing
@@ -77,8 +76,7 @@ def measured(
         before: See `recall_before`.
         intervals: See `store`.
     """
-    unseen = _plain(module.test_metrics.compute())
-    seen = _plain(module.seen_metrics.compute())
+    unseen, seen = (_floats(metrics.compute()) for metrics in (module.test_metrics, module.seen_metrics))
     found = {"unseen": _evaluations(module.test_metrics), "seen": _evaluations(module.seen_metrics)}
     reasons = [
         f"{classes} classes: {one.consistency.reason}"
@@ -97,7 +95,7 @@ def measured(
     }
     for one in found["unseen"]:
         ends = {"threshold_low": one.consistency.threshold_low, "threshold_high": one.consistency.threshold_high}
-        threshold |= {**one.settings.recorded(), **{name: _defined(end) for name, end in ends.items()}}
+        threshold |= {**one.settings.recorded(), **plain(ends)}
         counts |= one.counts()
     return Measured(
         reason="; ".join(reasons) or None,
@@ -145,13 +143,10 @@ def _evaluations(metrics: MetricCollection) -> list[Evaluation]:
     ]
 
 
-def _plain(values: Mapping[str, Tensor]) -> dict[str, float | None]:
-    """Floats, None for what is undefined."""
-    return {name: _defined(float(value)) for name, value in values.items()}
-
-
-def _defined(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _floats(values: Mapping[str, Tensor]) -> dict[str, float | None]:
+    """Plain numbers, None for what is undefined."""
+    found: dict[str, float | None] = plain({name: float(value) for name, value in values.items()})
+    return found
 
 
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:

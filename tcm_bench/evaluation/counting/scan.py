@@ -198,7 +198,7 @@ class PairScan(PreparedSet):
         try:
             costs, prediction, found = self._predicted_pass(ranks, grid, max_rank)
         except TooManyPairs:
-            costs = by_counting(ranks, lambda points: self._reached(points), self.order.device)
+            costs = by_counting(ranks, self._reached, self.order.device)
             fixed = self.fixed(grid(costs))
             found = self.scan(fixed, max_rank)
             histogram = found.histogram
