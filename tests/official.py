@@ -279,6 +279,33 @@ def grocery_archive(folder: Path, **odd: bool) -> Path:
     return _packed(folder, lambda root: grocery_folder(root, **odd), {"GroceryStoreDataset-master.zip": ["*"]})[0]
 
 
+def omniglot_folder(root: Path, *, stray: bool = False) -> Path:
+    """Writes ``root/images_background`` and ``root/images_evaluation``; returns ``root``.
+
+    Args:
+        root: Made if missing.
+        stray: Add what a Mac leaves.
+    """
+    number = 0
+    for place, images in enumerate(IMAGES):
+        half, alphabet = ("background", "Greek") if place < 4 else ("evaluation", "Tengwar")
+        folder = root / f"images_{half}" / f"{alphabet}_{place % 2}" / f"character{place // 2 + 1:02}"
+        for copy in range(images):
+            number += 1
+            folder.mkdir(parents=True, exist_ok=True)
+            strokes = np.random.default_rng(number).random((105, 105)) > 0.1
+            Image.fromarray(strokes).save(folder / f"{place + 1:04}_{copy + 1:02}.png")
+    if stray:
+        write_mac_files(root, root / "images_background" / "Greek_0")
+    return root
+
+
+def omniglot_archives(folder: Path, **odd: bool) -> list[Path]:
+    """Writes the two official zip files into a folder; ``odd`` as for :func:`omniglot_folder`."""
+    archives = {f"{half}.zip": [half] for half in ("images_background", "images_evaluation")}
+    return _packed(folder, lambda root: omniglot_folder(root, **odd), archives)
+
+
 def image_folder(root: Path, *, train_and_test: bool = True) -> Path:
     """Writes ``root/train/<class>/*.jpg`` and ``root/test/<class>/*.jpg``, or ``root/<class>/*.jpg``; returns ``root``.
 

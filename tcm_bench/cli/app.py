@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 app.command()(runs.status)
 app.command()(runs.report)
+app.command()(runs.choose)
 app.command()(runs.curves)
 app.command()(evaluate.evaluate)
 app.command()(evaluate.compare)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from tcm_bench.cli.runs import OutputDir, console
 from tcm_bench.evaluation.settings import Axis, Ranking, Settings
-from tcm_bench.report.scores import score
+from tcm_bench.report.scores import details, score
 from tcm_bench.report.source import KINDS, Source, source
 
 if TYPE_CHECKING:
@@ -209,16 +209,19 @@ def _show(source: Path, numbers: Mapping[str, Any]) -> None:
     table = Table("", "value", "± s.e.", "95 % interval", box=None, padding=(0, 2, 0, 0))
     for name, error in numbers["standard_errors"].items():
         table.add_row(*_row(name, (numbers[name], error), numbers["intervals"][name]))
-    for name in (name for name in numbers if name.startswith("tar_at_far_")):
+    for name in details(numbers):
         table.add_row(*_row(name, (numbers[name],)))
     console().print(table)
     low, high = settings["far_bounds"]
     ends = " to ".join(
         "undefined" if numbers[end] is None else f"{numbers[end]:.4f}" for end in ("threshold_low", "threshold_high")
     )
-    typer.echo(f"thresholds: {settings['axis']} {ends}, where {low:g} to {high:g} of the negative pairs are accepted")
+    cost = Settings.of(settings).cost
+    typer.echo(f"thresholds: {cost} {ends}, where {low:g} to {high:g} of the negative pairs are accepted")
     if counts["singletons"]:
         typer.echo(f"classes without a positive pair, hence not in OPIS: {counts['singletons']:,}")
+    if unknown := counts.get("noise_unknown"):
+        typer.echo(f"classes with too few images to know their noise, hence not in OPIS less noise: {unknown:,}")
     if numbers["reason"]:
         typer.echo(f"undefined: {numbers['reason']}")
     typer.echo(_caveat(numbers["bootstrap"]))

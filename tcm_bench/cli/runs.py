@@ -59,11 +59,7 @@ def status(output_dir: OutputDir) -> None:
 
 def report(name: Annotated[str, typer.Argument(help="Name of a sweep.")], output_dir: OutputDir) -> None:
     """Fold a sweep's runs to its comparisons: a table here, and report/NAME.csv and .md."""
-    path = output_dir / ledger.SWEEPS / f"{name}.json"
-    if not path.is_file():
-        known = ", ".join(p.stem for p in _sweeps(output_dir)) or "none so far"
-        raise ValueError(f"there is no sweep '{name}' in {output_dir}; sweeps there: {known}")
-    planned = ledger.read_sweep(path)
+    planned = _planned(name, output_dir)
     from tcm_bench.report.comparison import comparison_table, write_comparison
 
     rows = list(ledger.results(output_dir / "runs" / run.run_id for run in planned))
@@ -71,6 +67,22 @@ def report(name: Annotated[str, typer.Argument(help="Name of a sweep.")], output
     terminal.print(comparison_table(rows, planned, width=terminal.width))
     for written in write_comparison(rows, output_dir / "report", name, planned):
         terminal.print(f"written: {written}", soft_wrap=True, highlight=False, markup=False)
+
+
+def choose(
+    name: Annotated[str, typer.Argument(help="Name of a sweep whose runs hold out classes for validation.")],
+    output_dir: OutputDir,
+    tolerance: Annotated[float, typer.Option(help="By how many points R@1 may fall.")] = 0.2,
+) -> None:
+    """Choose settings by the held-out classes of a sweep's runs: a table here, and report/NAME-choice.csv and .md."""
+    planned = _planned(name, output_dir)
+    from tcm_bench.report.choice import write_choices
+
+    rows = ledger.results(output_dir / "runs" / run.run_id for run in planned)
+    written = write_choices(rows, output_dir / "report", name, tolerance / 100)
+    typer.echo(written[1].read_text(encoding="utf-8"))
+    for path in written:
+        typer.echo(f"written: {path}")
 
 
 def curves(
@@ -92,6 +104,14 @@ def console() -> Console:
     if not terminal.is_terminal and "COLUMNS" not in os.environ:
         terminal.width = 120
     return terminal
+
+
+def _planned(name: str, output_dir: Path) -> list[ledger.Run]:
+    path = output_dir / ledger.SWEEPS / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(p.stem for p in _sweeps(output_dir)) or "none so far"
+        raise ValueError(f"there is no sweep '{name}' in {output_dir}; sweeps there: {known}")
+    return ledger.read_sweep(path)
 
 
 def _sweeps(output_dir: Path) -> list[Path]:

@@ -253,11 +253,12 @@ class RetrievalData(L.LightningDataModule):
         return self._loader(self._known, self._evaluation_batches(self._rows(self.validation_classes)), again=True)
 
     def test_dataloader(self) -> list[Loader]:
-        """The test classes, then the seen classes."""
+        """The test classes, the seen classes and, if there are any, those held out."""
         everything = np.arange(len(self.splits.test))
+        known = [classes for classes in (self.seen_classes, self.validation_classes) if len(classes)]
         return [
             self._loader(self._unseen, self._evaluation_batches(everything)),
-            self._loader(self._known, self._evaluation_batches(self._rows(self.seen_classes))),
+            *(self._loader(self._known, self._evaluation_batches(self._rows(classes))) for classes in known),
         ]
 
     @property

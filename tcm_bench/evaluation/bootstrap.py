@@ -93,7 +93,7 @@ class PerClass:
         queries: Queries of each class.
         hits: Those with an item of their class among their ``k`` nearest, for each ``k``.
         utilities: Utility curve of each class; NaN for a class without a positive pair, or where it is undefined.
-        thresholds: The calibration range's grid.
+        places: Of the calibration range's thresholds on its axis.
         eps: Share of the classes called worst.
         ranking: How they are chosen.
     """
@@ -102,7 +102,7 @@ class PerClass:
     queries: Int[Tensor, " classes"]
     hits: Int[Tensor, "classes ks"]
     utilities: Float[Tensor, "classes thresholds"]
-    thresholds: Float[Tensor, " thresholds"]
+    places: Float[Tensor, " thresholds"]
     eps: float = Settings.eps
     ranking: Ranking = Settings.ranking
 
@@ -117,7 +117,7 @@ class PerClass:
             queries=evaluation.queries.cpu(),
             hits=evaluation.hits.cpu(),
             utilities=utilities.cpu(),
-            thresholds=found.thresholds.cpu(),
+            places=found.places.cpu(),
             eps=evaluation.settings.eps,
             ranking=evaluation.settings.ranking,
         )
@@ -249,7 +249,7 @@ class _Spread:
     def __init__(self, sample: PerClass) -> None:
         kept = _has_curve(sample)
         self.classes = int(kept.sum())
-        self._thresholds = sample.thresholds.double()
+        self._places = sample.places.double()
         curves = sample.utilities[kept].double()
         # Classes by increasing utility, over the range or at each threshold; of equal ones the first.
         key = self._range_mean(curves)[:, None] if sample.ranking == "mean" else curves
@@ -283,7 +283,7 @@ class _Spread:
         return before.neg_().add_(self._worst).clamp_(min=0).minimum(weights)
 
     def _range_mean(self, curves: Tensor) -> Tensor:
-        return torch.trapezoid(curves, self._thresholds) / (self._thresholds[-1] - self._thresholds[0])
+        return torch.trapezoid(curves, self._places) / (self._places[-1] - self._places[0])
 
 
 def _estimates(measured: Mapping[str, float], drawn: Mapping[str, Tensor], confidence: float) -> dict[str, Estimate]:

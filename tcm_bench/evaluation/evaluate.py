@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tcm_bench.evaluation import threshold
 from tcm_bench.evaluation.counting.scan import PairScan
+from tcm_bench.evaluation.own_thresholds import own_thresholds, spread
 from tcm_bench.evaluation.retrieval import check_set, hit_rate
 from tcm_bench.evaluation.settings import Settings
 from tcm_bench.evaluation.threshold import ThresholdConsistency
@@ -29,7 +30,9 @@ class Evaluation:
         sizes: Items of each class.
         queries: Queries of each class.
         hits: Those with an item of their class among their ``k`` nearest, for each ``k``.
-        consistency: OPIS, eps-OPIS, the calibration range and the counts behind them.
+        ranges: OPIS, eps-OPIS, the calibration range and the counts behind them, for each of ``settings.ranges``.
+        own_thresholds: Costs at which each class has a rate of its own; see
+            :func:`tcm_bench.evaluation.own_thresholds.own_thresholds`.
         tar_at_far: Share of the positive pairs accepted at the threshold of each pooled false accept rate, in [0, 1];
             NaN without pairs of both kinds.
     """
@@ -40,29 +43,51 @@ class Evaluation:
     sizes: Int[Tensor, " classes"]
     queries: Int[Tensor, " classes"]
     hits: Int[Tensor, "classes ks"]
-    consistency: ThresholdConsistency
+    ranges: tuple[ThresholdConsistency, ...]
+    own_thresholds: dict[str, Float[Tensor, " classes"]]
     tar_at_far: dict[float, float]
 
-    def scores(self) -> dict[str, float]:
-        """Its scores by the names they have in rows, files and logs.
+    @property
+    def consistency(self) -> ThresholdConsistency:
+        """Of the range that is meant where none is named."""
+        return self.ranges[0]
 
-        ``recall_at_<k>``, ``opis``, ``opis_<eps>pct`` and ``tar_at_far_<far>pct``; NaN for what is undefined.
+    def scores(self) -> dict[str, float]:
+        """Its scores by the names they have in rows, files and logs; NaN for what is undefined.
+
+        ``recall_at_<k>``; of the headline's range ``opis``, ``opis_<eps>pct``, ``opis_corrected``, ``noise_floor`` and
+        ``mean_utility``, of the others the same and ``_far_<high>``, as in ``opis_far_1e-3``;
+        ``threshold_spread_tar_90pct`` and ``threshold_spread_far_1pct``, ``tar_at_far_<far>pct``.
         """
-        found = self.consistency
+        scores = {f"recall_at_{k}": share for k, share in zip(self.settings.ks, self.recall.tolist(), strict=True)}
+        for bounds, found in zip(self.settings.ranges, self.ranges, strict=True):
+            of = "" if found is self.consistency else f"_far_{scientific(bounds[1])}"
+            scores |= {
+                f"opis{of}": found.opis,
+                f"{score_name('eps_opis', self.settings.eps)}{of}": found.eps_opis,
+                f"opis_corrected{of}": found.opis_corrected,
+                f"noise_floor{of}": found.noise_floor,
+                f"mean_utility{of}": found.mean_utility,
+            }
         return {
-            **{f"recall_at_{k}": share for k, share in zip(self.settings.ks, self.recall.tolist(), strict=True)},
-            "opis": found.opis,
-            score_name("eps_opis", self.settings.eps): found.eps_opis,
+            **scores,
+            **{f"threshold_spread_{rate}": spread(costs) for rate, costs in self.own_thresholds.items()},
             **{f"tar_at_far_{percent(far)}": share for far, share in self.tar_at_far.items()},
         }
 
     def counts(self) -> dict[str, int]:
-        """What the scores were taken over; `singletons` are the classes without a positive pair."""
+        """What the scores were taken over.
+
+        `singletons` are the classes without a positive pair, `noise_unknown` those with too few images for the noise
+        to be known, `coarse` those with too few negatives for a range, the narrowest of all.
+        """
         return {
             "images": int(self.sizes.sum()),
             "queries": int(self.queries.sum()),
             "classes": len(self.classes),
             "singletons": self.consistency.singletons,
+            "noise_unknown": self.consistency.noise_unknown,
+            "coarse": max(found.coarse for found in self.ranges),
             "positive_pairs": self.consistency.num_positive_pairs,
             "negative_pairs": self.consistency.num_negative_pairs,
         }
@@ -113,7 +138,7 @@ def evaluate(
         raise ValueError(f"evaluation needs at least two items, got {len(y)}")
     settings = replace(settings, **changed)
     y = y.long()
-    scan = PairScan(x, y, axis=settings.axis, query=is_query, gallery=is_searched, group=group, tile=tile)
+    scan = PairScan(x, y, axis=settings.cost, query=is_query, gallery=is_searched, group=group, tile=tile)
     max_rank = min(max(settings.ks, default=0), len(y))
     calibration = threshold.calibrate(scan, settings, max_rank)
     rank, of = calibration.rank_of_first_positive, torch.searchsorted(scan.classes, y.contiguous())
@@ -131,7 +156,8 @@ def evaluate(
         sizes=scan.sizes,
         queries=of.bincount(minlength=len(scan.classes)),
         hits=hits,
-        consistency=threshold.consistency(scan, calibration, settings),
+        ranges=tuple(threshold.consistency(scan, calibration, settings, of) for of in range(len(settings.ranges))),
+        own_thresholds=own_thresholds(scan, calibration),
         tar_at_far=dict(zip(settings.far_levels, accepted.tolist(), strict=True)),
     )
 
@@ -144,6 +170,17 @@ def percent(share: float) -> str:
         ('10pct', '12_5pct')
     """
     return f"{100 * share:g}pct".replace(".", "_")
+
+
+def scientific(rate: float) -> str:
+    """A small rate as part of an identifier.
+
+    Example:
+        >>> scientific(0.001), scientific(0.025)
+        ('1e-3', '2.5e-2')
+    """
+    mantissa, exponent = f"{rate:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def score_name(name: str, eps: float) -> str:

@@ -1,7 +1,8 @@
 """An evaluation on disk: its numbers in `evaluation.json`, what each class contributed in two parquet files.
 
 `classes.parquet` has one row a class, by increasing label: `label`, `images`, `queries`, `hits_at_<k>`, `positives` and
-`negatives` (pairs), `mean_utility` (over the calibration range). `curves.parquet` has one row a class and threshold:
+`negatives` (pairs), `mean_utility` (over the calibration range), `threshold_tar_90pct` and `threshold_far_1pct` (where
+this class has these rates; null if not known). `curves.parquet` has one row a class and threshold:
 `label`, `threshold`, `accepted_positives`, `accepted_negatives`, `sensitivity`, `specificity`, `utility`; no row at all
 if there is no pair of two classes. What is undefined is null in all three, and `reason` in the first says why.
 """
@@ -26,6 +27,7 @@ from tcm_bench.evaluation.bootstrap import (
     class_difference,
 )
 from tcm_bench.evaluation.evaluate import Evaluation, score_name
+from tcm_bench.evaluation.threshold import axis_places
 from tcm_bench.files import replacing, write_atomic
 from tcm_bench.results.ledger import EVALUATION as SUMMARY
 from tcm_bench.results.old_names import renamed
@@ -102,18 +104,21 @@ class EvaluationRecord:
         source: The folder that it was read from, or the file that was evaluated.
         numbers: See `summary`.
         labels: Of the classes, increasing.
+        thresholds: Of the calibration range's grid, as distances or cosines.
         per_class: What each of them contributed.
     """
 
     source: Path
     numbers: dict[str, Any]
     labels: np.ndarray
+    thresholds: np.ndarray
     per_class: PerClass
 
     @classmethod
     def of(cls, evaluation: Evaluation, source: Path, labels: np.ndarray) -> "EvaluationRecord":
         """What was just found in `source`; the other arguments as in `write_evaluation`."""
-        return cls(source, summary(evaluation), labels, PerClass.of(evaluation))
+        thresholds = evaluation.consistency.thresholds.cpu().numpy()
+        return cls(source, summary(evaluation), labels, thresholds, PerClass.of(evaluation))
 
 
 def read_evaluation(folder: Path) -> EvaluationRecord:
@@ -137,6 +142,7 @@ def read_evaluation(folder: Path) -> EvaluationRecord:
             name: curves[name].to_numpy().reshape(shape) if len(curves) else np.full(shape, math.nan)
             for name in curves.column_names
         }
+        thresholds = values["threshold"][0]
         per_class = PerClass(
             ks=tuple(int(name.removeprefix("hits_at_")) for name in hits),
             queries=_tensor(classes["queries"].to_numpy()),
@@ -144,11 +150,11 @@ def read_evaluation(folder: Path) -> EvaluationRecord:
                 np.array([classes[name].to_numpy() for name in hits], np.int64).reshape(len(hits), len(classes)).T
             ),
             utilities=_tensor(values["utility"]),
-            thresholds=_tensor(values["threshold"][0]),
+            places=axis_places(settings["axis"], tuple(settings["far_bounds"]), _tensor(thresholds)),
             eps=settings["eps"],
             ranking=settings["ranking"],
         )
-        return EvaluationRecord(folder, numbers, np.array(classes["label"].to_pylist()), per_class)
+        return EvaluationRecord(folder, numbers, np.array(classes["label"].to_pylist()), thresholds, per_class)
     except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
         raise ValueError(
             f"the evaluation in {folder} is damaged ({str(error).partition(chr(10))[0]}); evaluate once more"
@@ -182,16 +188,23 @@ def difference(base: EvaluationRecord, other: EvaluationRecord) -> dict[str, Est
 
 def _classes(evaluation: Evaluation, labels: np.ndarray) -> pa.Table:
     found, per_class = evaluation.consistency, PerClass.of(evaluation)
-    span = per_class.thresholds[-1] - per_class.thresholds[0]
+    span = per_class.places[-1] - per_class.places[0]
     counts = {name: getattr(found.curves, name, None) for name in ("positives", "negatives")}
     columns = {
         "images": evaluation.sizes,
         "queries": evaluation.queries,
         **{f"hits_at_{k}": hits for k, hits in zip(evaluation.settings.ks, evaluation.hits.T, strict=True)},
         **{name: torch.full(labels.shape, math.nan) if count is None else count for name, count in counts.items()},
-        "mean_utility": torch.trapezoid(per_class.utilities, per_class.thresholds) / span,
+        "mean_utility": torch.trapezoid(per_class.utilities, per_class.places) / span,
+        **{f"threshold_{rate}": _in_units(costs, evaluation) for rate, costs in evaluation.own_thresholds.items()},
     }
     return pa.table({"label": labels, **{name: _column(column) for name, column in columns.items()}})
+
+
+def _in_units(costs: torch.Tensor, evaluation: Evaluation) -> torch.Tensor:
+    """Distances, or cosines in place of negated ones; NaN where nothing is known."""
+    sign = -1 if evaluation.settings.cost == "similarity" else 1
+    return (sign * costs).where(costs.isfinite(), math.nan)
 
 
 def _curves(evaluation: Evaluation, labels: np.ndarray) -> pa.Table:

@@ -6,7 +6,8 @@ from typing import Any, Literal, get_args
 
 from tcm_bench.results.old_names import renamed
 
-Axis = Literal["distance", "similarity"]
+Axis = Literal["distance", "similarity", "far"]
+Cost = Literal["distance", "similarity"]
 Ranking = Literal["mean", "pointwise"]
 
 
@@ -16,9 +17,11 @@ class Settings:
 
     Attributes:
         ks: Numbers of neighbors inspected, each at least 1; beyond ``items - 1`` all others are.
-        axis: Threshold axis.
+        axis: What OPIS is averaged over: the threshold as a distance or as a cosine; or the logarithm of the pooled
+            false accept rate, which no monotone transform of the similarity changes.
         far_bounds: Pooled false accept rates at the ends of the calibration range, ``0 < low < high <= 1``.
-        num_thresholds: Points of the grid over the range, both ends included, at least 2.
+        further_far_bounds: Those of further ranges for which OPIS is wanted too, each with its own high end.
+        num_thresholds: Points of the grid over each range, both ends included, at least 2.
         c: Weight of sensitivity against specificity in the utility, above 0.
         eps: Share of the classes called worst, in (0, 1).
         ranking: Whether these are chosen once, by mean utility, or at each threshold.
@@ -31,6 +34,7 @@ class Settings:
     ks: tuple[int, ...] = (1, 2, 4, 8)
     axis: Axis = "distance"
     far_bounds: tuple[float, float] = (0.01, 0.1)
+    further_far_bounds: tuple[tuple[float, float], ...] = ((1e-4, 1e-3), (1e-3, 1e-2))
     num_thresholds: int = 101
     c: float = 1.0
     eps: float = 0.1
@@ -41,11 +45,19 @@ class Settings:
         """Take lists as tuples, and refuse what is outside its range."""
         for name in ("ks", "far_bounds", "far_levels"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "further_far_bounds", tuple(tuple(bounds) for bounds in self.further_far_bounds))
         for name, known in (("axis", get_args(Axis)), ("ranking", get_args(Ranking))):
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} must be {' or '.join(known)}, got {value!r}")
-        if len(self.far_bounds) != 2 or not 0 < self.far_bounds[0] < self.far_bounds[1] <= 1:
-            raise ValueError(f"far_bounds must be two rates with 0 < low < high <= 1, got {self.far_bounds}")
+        for name, bounds in (
+            ("far_bounds", self.far_bounds),
+            *(("further_far_bounds", b) for b in self.further_far_bounds),
+        ):
+            if len(bounds) != 2 or not 0 < bounds[0] < bounds[1] <= 1:
+                raise ValueError(f"{name} must be two rates with 0 < low < high <= 1, got {bounds}")
+        highs = [high for _, high in self.further_far_bounds]
+        if len({*highs}) < len(highs):
+            raise ValueError(f"further_far_bounds must end at different rates, which name their scores, got {highs}")
         if self.num_thresholds < 2:
             raise ValueError(f"num_thresholds must be at least 2, got {self.num_thresholds}")
         if not self.c > 0:
@@ -57,6 +69,16 @@ class Settings:
         if any(not 0 < far <= 1 for far in self.far_levels):
             raise ValueError(f"far_levels must be rates in (0, 1], got {list(self.far_levels)}")
 
+    @property
+    def ranges(self) -> tuple[tuple[float, float], ...]:
+        """The bounds of all calibration ranges, the headline's first."""
+        return self.far_bounds, *self.further_far_bounds
+
+    @property
+    def cost(self) -> Cost:
+        """What a pair is accepted by."""
+        return "similarity" if self.axis == "similarity" else "distance"
+
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Settings":
         """From plain values by name, as files hold them, also those of earlier versions; others are passed over."""
@@ -66,4 +88,4 @@ class Settings:
     def recorded(self) -> dict[str, Any]:
         """As plain values, what is stored with an evaluation and must be the same for two that are compared."""
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return {name: value for name, value in plain.items() if name not in ("ks", "far_levels")}
+        return {name: value for name, value in plain.items() if name not in ("ks", "far_levels", "further_far_bounds")}

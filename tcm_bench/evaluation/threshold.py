@@ -11,7 +11,12 @@ Conventions, exact and in one place:
 - The calibration range holds the thresholds between two pooled false accept rates, each negative
   pair of the set counted once. The end for rate ``f`` is the smallest negative distance (largest
   negative cosine) that reaches it: the order statistic of rank ``ceil(f * negatives)``.
-- Integrals are trapezoids over an even grid of the range, divided by its length.
+- Integrals are trapezoids over an even grid of the range, divided by its length. On ``axis="far"`` the grid is even in
+  the logarithm of the pooled false accept rate, and each of its points is the threshold of its rate: OPIS is then the
+  same for every monotone transform of the similarity.
+- All ranges are found and counted in one pass; ``far_bounds`` is the one that OPIS is meant of where none is named.
+- A class whose false accept rate moves in steps larger than the range's upper end, because it has fewer than
+  ``1 / far_high`` negatives, stays (its specificity is coarse, but right in the mean) and is counted as coarse.
 - A class with one item has no positive: it is left out and counted, but its item is a negative of
   the others.
 
@@ -26,33 +31,49 @@ References:
 
 from dataclasses import dataclass
 from decimal import Decimal
-from math import ceil, nan
+from math import ceil, log10, nan
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tcm_bench.evaluation import noise
 from tcm_bench.evaluation.counting.scan import PairCounts, PairScan
-from tcm_bench.evaluation.settings import Axis, Ranking, Settings
+from tcm_bench.evaluation.settings import Axis, Cost, Ranking, Settings
 
 
-class OperatingCurves(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class OperatingCurves:
     """How each class fares at each threshold, as exact counts.
 
     Attributes:
         classes: Labels in increasing order, singletons included.
-        positives: Positive pairs of each class.
-        negatives: Negative pairs of each class.
-        accepted_positives: Those accepted at each threshold.
-        accepted_negatives: Those accepted at each threshold.
+        counts: Pairs of each class, and those accepted at each of increasing thresholds of the axis.
     """
 
     classes: Int[Tensor, " classes"]
-    positives: Int[Tensor, " classes"]
-    negatives: Int[Tensor, " classes"]
-    accepted_positives: Int[Tensor, "classes thresholds"]
-    accepted_negatives: Int[Tensor, "classes thresholds"]
+    counts: PairCounts
+
+    @property
+    def positives(self) -> Int[Tensor, " classes"]:
+        """Positive pairs of each class."""
+        return self.counts.positives
+
+    @property
+    def negatives(self) -> Int[Tensor, " classes"]:
+        """Negative pairs of each class."""
+        return self.counts.negatives.sum(dim=1)
+
+    @property
+    def accepted_positives(self) -> Int[Tensor, "classes thresholds"]:
+        """Positives accepted at each threshold."""
+        return self.counts.accepted_positives
+
+    @property
+    def accepted_negatives(self) -> Int[Tensor, "classes thresholds"]:
+        """Negatives accepted at each threshold."""
+        return self.counts.accepted_negatives.sum(dim=1)
 
     @property
     def sensitivity(self) -> Float[Tensor, "classes thresholds"]:
@@ -64,22 +85,32 @@ class OperatingCurves(NamedTuple):
         """Rejected share of the negatives in [0, 1]; NaN for a class without one."""
         return (self.negatives[:, None] - self.accepted_negatives).double() / self.negatives[:, None]
 
+    def at(self, thresholds: Int[Tensor, " chosen"]) -> "OperatingCurves":
+        """At some of the thresholds, by number."""
+        return OperatingCurves(self.classes, self.counts.at(thresholds))
+
 
 @dataclass(frozen=True, eq=False)
 class ThresholdConsistency:
-    """What one threshold means for the classes of a set.
+    """What one threshold of a calibration range means for the classes of a set.
 
     Attributes:
         opis: Spread of the classes' utility curves, in [0, 0.25]; NaN if ``reason`` says why.
         eps_opis: Squared gap of the worst classes to the rest, in [0, 1]; NaN likewise.
-        threshold_low: Low end of the calibration range, in units of the axis.
-        threshold_high: High end. On the distance axis this is where more is accepted, on the similarity
-            axis where less is.
-        thresholds: Even grid from ``threshold_low`` to ``threshold_high``.
+        opis_corrected: OPIS without the noise of few images a class (:mod:`~tcm_bench.evaluation.noise`), over the
+            classes of which that noise is known; NaN if there is none.
+        noise_floor: Share of these classes' OPIS that is noise, in [0, 1].
+        mean_utility: Of all classes, over the range, in [0, 1].
+        threshold_low: Low end of the calibration range, as a distance or a cosine.
+        threshold_high: High end. As distances this is where more is accepted, as cosines where less is.
+        thresholds: Grid from ``threshold_low`` to ``threshold_high``.
+        places: Of the thresholds on the axis, see `axis_places`.
         curves: Exact counts of every class over ``thresholds``; None without a negative pair.
         utilities: Curve of each class kept, over ``thresholds``; NaN without a negative pair.
         classes: Labels of the classes kept, increasing.
         singletons: Classes left out because they have no positive pair: a single item, as a rule.
+        coarse: Classes kept that have too few negatives to show a false accept rate within the range.
+        noise_unknown: Classes kept of which no two positive pairs share no item, so that their noise is not known.
         num_positive_pairs: Unordered pairs of one class.
         num_negative_pairs: Unordered pairs of two classes.
         reason: Why a value is NaN; None if none is.
@@ -87,13 +118,19 @@ class ThresholdConsistency:
 
     opis: float
     eps_opis: float
+    opis_corrected: float
+    noise_floor: float
+    mean_utility: float
     threshold_low: float
     threshold_high: float
     thresholds: Float[Tensor, " thresholds"]
+    places: Float[Tensor, " thresholds"]
     curves: OperatingCurves | None
     utilities: Float[Tensor, "classes thresholds"]
     classes: Int[Tensor, " classes"]
     singletons: int
+    coarse: int
+    noise_unknown: int
     num_positive_pairs: int
     num_negative_pairs: int
     reason: str | None
@@ -103,69 +140,110 @@ class Calibration(NamedTuple):
     """What a pass over all pairs finds.
 
     Attributes:
-        thresholds: Even grid over the calibration range, in units of the axis, increasing; NaN without a negative pair.
-        curves: Counts of every class over it; None without a negative pair.
+        thresholds: Of every range, the headline's first: its grid in units of the axis, increasing; NaN without a
+            negative pair.
+        curves: Counts of every class over the thresholds of all ranges, increasing; None without a negative pair.
+        counted: These thresholds.
         accepted_at_far: Positive pairs accepted at each false accept rate asked for beside the range's ends.
         rank_of_first_positive: See :meth:`PairScan.rank_of_first_positive`.
     """
 
-    thresholds: Float[Tensor, " thresholds"]
+    thresholds: list[Float[Tensor, " thresholds"]]
     curves: OperatingCurves | None
+    counted: Float[Tensor, " counted"]
     accepted_at_far: Int[Tensor, " levels"]
     rank_of_first_positive: Int[Tensor, " items"]
 
 
 def calibrate(scan: PairScan, settings: Settings, max_rank: int = 0) -> Calibration:
-    """The calibration range and the counts over it, in one pass as a rule."""
-    points = settings.num_thresholds
+    """The calibration ranges and the counts over them, in one pass as a rule."""
+    ranges, points = settings.ranges, settings.num_thresholds
+    device = scan.order.device
     if not scan.num_negative:
-        undefined = torch.full((points,), nan, dtype=torch.float64, device=scan.order.device)
-        none = torch.zeros(len(settings.far_levels), dtype=torch.int64, device=undefined.device)
-        return Calibration(undefined, None, none, scan.rank_of_first_positive(max_rank))
+        undefined = [torch.full((points,), nan, dtype=torch.float64, device=device) for _ in ranges]
+        none = torch.zeros(len(settings.far_levels), dtype=torch.int64, device=device)
+        return Calibration(undefined, None, undefined[0], none, scan.rank_of_first_positive(max_rank))
+    # The rates at which a range's thresholds are found; all others lie evenly between.
+    rates = [_log_rates(*bounds, points) if settings.axis == "far" else bounds for bounds in ranges]
 
-    def grid(costs: Tensor) -> Tensor:
-        low, high = costs[:2].tolist()
-        if scan.axis == "distance":
-            return torch.linspace(low, high, points, dtype=torch.float64, device=costs.device)
-        return -torch.linspace(-high, -low, points, dtype=torch.float64, device=costs.device).flip(0)
+    def grids(costs: Tensor) -> list[Tensor]:
+        """Costs of each range's thresholds, increasing."""
+        found = costs.split([*map(len, rates), len(settings.far_levels)])[:-1]
+        return [part if settings.axis == "far" else _even(part, points, settings.cost) for part in found]
 
-    ranks = [_rank(far, scan.num_negative) for far in (*settings.far_bounds, *settings.far_levels)]
-    found = scan.calibrated(ranks, grid, max_rank)
-    thresholds, curves = grid(found.costs), _curves(scan, found.counts)
-    if scan.axis == "similarity":
-        thresholds = -thresholds.flip(0)
-    return Calibration(thresholds, curves, scan.accepted_positives(found.costs[2:]), found.rank_of_first_positive)
+    ranks = [
+        _rank(far, scan.num_negative) for far in (*(rate for part in rates for rate in part), *settings.far_levels)
+    ]
+    found = scan.calibrated(ranks, lambda costs: torch.cat(grids(costs)).sort().values, max_rank)
+    of_ranges = grids(found.costs)
+    counted = torch.cat(of_ranges).sort().values
+    curves = OperatingCurves(scan.classes, found.counts)
+    at_far = scan.accepted_positives(found.costs[len(ranks) - len(settings.far_levels) :])
+    if settings.cost == "similarity":  # cosines are negated costs
+        of_ranges, counted = [-part.flip(0) for part in of_ranges], -counted.flip(0)
+        curves = curves.at(torch.arange(len(counted), device=device).flip(0))
+    return Calibration(of_ranges, curves, counted, at_far, found.rank_of_first_positive)
 
 
-def consistency(scan: PairScan, calibration: Calibration, settings: Settings) -> ThresholdConsistency:
-    """OPIS and eps-OPIS from counts."""
-    thresholds, curves = calibration.thresholds, calibration.curves
-    low, high = float(thresholds[0]), float(thresholds[-1])
+def consistency(scan: PairScan, calibration: Calibration, settings: Settings, of: int = 0) -> ThresholdConsistency:
+    """OPIS, eps-OPIS and what they are made of from counts, for one of the ranges: 0 is the headline."""
+    thresholds, curves = calibration.thresholds[of], calibration.curves
+    bounds = settings.ranges[of]
+    places = axis_places(settings.axis, bounds, thresholds)
     kept = scan.positives > 0
     utilities = thresholds.new_full((int(kept.sum()), len(thresholds)), nan)
     if curves is not None:
+        curves = curves.at(torch.searchsorted(calibration.counted, thresholds))
         utilities = utility(curves.sensitivity[kept], curves.specificity[kept], c=settings.c)
-    reason = _reason(scan, kept=int(kept.sum()), low=low, high=high)
-    score = gap = nan
-    if reason is None:
-        score = float(opis(utilities, thresholds))
-        gap = float(eps_opis(utilities, thresholds, eps=settings.eps, ranking=settings.ranking))
+    reason = _reason(scan, kept=int(kept.sum()), low=float(places[0]), high=float(places[-1]))
+    score = gap = corrected = floor = mean = nan
+    known = kept & (curves.counts.disjoint > 0) if curves is not None else torch.zeros_like(kept)
+    if curves is not None and reason is None:
+        score = float(opis(utilities, places))
+        gap = float(eps_opis(utilities, places, eps=settings.eps, ranking=settings.ranking))
+        mean = float(_range_mean(utilities.mean(dim=0), places))
         if num_worst(len(utilities), settings.eps) == len(utilities):
             reason = f"eps_opis: all {len(utilities)} classes are among the worst, none is left to compare with"
+        if known.any():
+            corrected = float(opis(_less_noise(curves, known, settings.c), places))
+            plain = float(opis(utilities[known[kept]], places))
+            floor = min(max(1 - corrected / plain, 0.0), 1.0) if plain else 0.0
+    negatives = scan.negatives.sum(dim=1)
     return ThresholdConsistency(
         opis=score,
         eps_opis=gap,
-        threshold_low=low,
-        threshold_high=high,
+        opis_corrected=corrected,
+        noise_floor=floor,
+        mean_utility=mean,
+        threshold_low=float(thresholds[0]),
+        threshold_high=float(thresholds[-1]),
         thresholds=thresholds,
+        places=places,
         curves=curves,
         utilities=utilities,
         classes=scan.classes[kept],
         singletons=int((~kept).sum()),
+        coarse=int((kept & (negatives * bounds[1] < 1)).sum()),
+        noise_unknown=int((kept & ~known).sum()),
         num_positive_pairs=scan.num_positive,
         num_negative_pairs=scan.num_negative,
         reason=reason,
     )
+
+
+def axis_places(
+    axis: Axis, bounds: tuple[float, float], thresholds: Float[Tensor, " thresholds"]
+) -> Float[Tensor, " thresholds"]:
+    """Where thresholds lie on the axis: at themselves, or at the decimal logarithm of their false accept rates.
+
+    Args:
+        axis: Of the settings.
+        bounds: False accept rates at the ends of the range.
+        thresholds: Its grid.
+    """
+    if axis != "far":
+        return thresholds
+    return torch.linspace(log10(bounds[0]), log10(bounds[1]), len(thresholds)).to(thresholds)
 
 
 def operating_curves(
@@ -173,7 +251,7 @@ def operating_curves(
     labels: Int[Tensor, " items"],
     thresholds: Float[Tensor, " thresholds"],
     *,
-    axis: Axis = Settings.axis,
+    axis: Cost = "distance",
     tile: tuple[int, int] | None = None,
 ) -> OperatingCurves:
     """Sensitivity and specificity of every class at increasing ``thresholds``, by counting.
@@ -185,7 +263,10 @@ def operating_curves(
         ([[1.0, 1.0], [1.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]])
     """
     scan, thresholds = PairScan(embeddings, labels, axis=axis, tile=tile), thresholds.double()
-    return _curves(scan, scan.counts(thresholds if axis == "distance" else -thresholds.flip(0)))
+    if axis == "distance":
+        return OperatingCurves(scan.classes, scan.counts(thresholds))
+    backwards = torch.arange(len(thresholds), device=thresholds.device).flip(0)
+    return OperatingCurves(scan.classes, scan.counts(-thresholds.flip(0)).at(backwards))
 
 
 def utility(
@@ -280,12 +361,29 @@ def _rank(far: float, negatives: int) -> int:
     return ceil(Decimal(repr(float(far))) * negatives)
 
 
-def _curves(scan: PairScan, counts: PairCounts) -> OperatingCurves:
-    """Counts over increasing thresholds of the axis; a similarity's costs are its negative."""
-    if scan.axis == "distance":
-        return OperatingCurves(scan.classes, *counts)
-    positives, negatives, *accepted = counts
-    return OperatingCurves(scan.classes, positives, negatives, *(side.flip(1) for side in accepted))
+def _log_rates(low: float, high: float, points: int) -> list[float]:
+    """Rates from low to high whose logarithms lie evenly; the ends as they are written."""
+    inner = torch.logspace(log10(low), log10(high), points, dtype=torch.float64)[1:-1].tolist()
+    return [low, *inner, high]
+
+
+def _even(ends: Float[Tensor, "2"], points: int, cost: Cost) -> Float[Tensor, " points"]:
+    """Costs of an even grid of the axis between two costs; a cosine is a negated cost."""
+    low, high = ends.tolist()
+    if cost == "distance":
+        return torch.linspace(low, high, points, dtype=torch.float64, device=ends.device)
+    return -torch.linspace(-high, -low, points, dtype=torch.float64, device=ends.device).flip(0)
+
+
+def _less_noise(curves: OperatingCurves, known: Tensor, c: float) -> Float[Tensor, "classes thresholds"]:
+    """Utilities of the classes whose noise is known, without its share in their spread."""
+    counts = PairCounts(*(part[known] for part in curves.counts))
+    sensitivity, specificity = curves.sensitivity[known], curves.specificity[known]
+    return utility(
+        noise.less_noise(sensitivity, noise.sensitivity_noise(sensitivity, counts.disjoint, counts.accepted_disjoint)),
+        noise.less_noise(specificity, noise.specificity_noise(counts.negatives, counts.accepted_negatives)),
+        c=c,
+    )
 
 
 def _range_mean(curves: Tensor, thresholds: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from tcm_bench.data.datasets import cars, cub, grocery, inat, sop
+from tcm_bench.data.datasets import cars, cub, grocery, inat, omniglot, sop
 from tcm_bench.data.datasets.bundled import bundled_splits
 from tcm_bench.data.table import Splits
 from tcm_bench.prepare.recipes import emoji, icons, mnist, strips
@@ -188,6 +188,36 @@ GROCERY = Dataset(
     keep=dict.fromkeys(f"{part}{suffix}" for part in grocery.PARTS for suffix in ("", ".txt")),
 )
 
+OMNIGLOT_URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
+OMNIGLOT = Dataset(
+    name="omniglot",
+    title=omniglot.DATASET,
+    splits=omniglot.omniglot_files,
+    terms="MIT",
+    counts=omniglot.COUNTS,
+    fingerprints={omniglot.TRAIN: "97e302d4b3c672493bde4f16a1f42b90127189a18adb639cba0e76b1d2f7f350"},
+    manual=(
+        "Open https://github.com/brendenlake/omniglot, folder python, and download images_background.zip and\n"
+        "images_evaluation.zip."
+    ),
+    archives=(
+        Archive(
+            "images_background.zip",
+            md5="68d2efa1b9178cc56df9314c21c6e718",
+            urls=(f"{OMNIGLOT_URL}/images_background.zip",),
+            size=9_500_000,
+        ),
+        Archive(
+            "images_evaluation.zip",
+            md5="6b91aef0f799c5bb55b94e3f2daec811",
+            urls=(f"{OMNIGLOT_URL}/images_evaluation.zip",),
+            size=6_500_000,
+        ),
+    ),
+    keep=dict.fromkeys((omniglot.TRAIN, omniglot.TEST)),
+    max_bytes=GIB,
+)
+
 
 def _made(
     recipe: Recipe,
@@ -218,4 +248,4 @@ MID_SIZE = (
     _made(mnist.RECIPE, "MNIST by class, 28 px", UNSTATED, (5, 34_569), (5, 35_431)),
 )  # fmt: skip
 
-DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (*BENCHMARKS, GROCERY, *MID_SIZE)}
+DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (*BENCHMARKS, GROCERY, OMNIGLOT, *MID_SIZE)}

@@ -133,7 +133,7 @@ def _run_panel(source: Source) -> Panel:
         raise ValueError(
             f"{source.path} holds no finished run ({run.status if run else 'no result.json'}); let it finish first"
         )
-    axis, c = str(run.threshold["axis"]), float(run.threshold["c"])
+    axis, c = Settings.of(run.threshold).cost, float(run.threshold["c"])
     return Panel(
         name="without TCM" if is_base(run) else "with TCM",
         run=run,
@@ -148,18 +148,19 @@ def _record_panel(source: Source, settings: Settings) -> Panel:
     """Of an evaluation, stored or made now."""
     found = record(source, settings)
     used, scores = found.numbers["settings"], found.numbers
+    axis = Settings.of(used).cost
 
     def curves(thresholds: np.ndarray) -> Curves:
         if source.kind == "vectors":
-            return curves_of_vectors(source.path, thresholds, axis=used["axis"], c=used["c"])
+            return curves_of_vectors(source.path, thresholds, axis=axis, c=used["c"])
         utilities = found.per_class.utilities.numpy()
-        return Curves(found.per_class.thresholds.numpy(), utilities[~np.isnan(utilities).any(axis=1)])
+        return Curves(found.thresholds, utilities[~np.isnan(utilities).any(axis=1)])
 
     return Panel(
         name=found.source.name,
         run=None,
         scores=scores,
-        axis=used["axis"],
+        axis=axis,
         ends=_range(str(found.source), scores, scores["reason"]),
         curves=curves,
     )

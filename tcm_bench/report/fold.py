@@ -14,7 +14,7 @@ import pandas as pd
 
 from tcm_bench.evaluation.bootstrap import paired_difference
 from tcm_bench.evaluation.settings import Settings
-from tcm_bench.report.scores import compared
+from tcm_bench.report.scores import compared, details
 from tcm_bench.results.labels import FACTORS, Label, is_base, labels, shared_by_hand
 from tcm_bench.results.ledger import Result, Run
 
@@ -31,6 +31,7 @@ class Comparisons:
             missing or a score is undefined in one of the seeds. `*_change_low` and `*_change_high` bound the paired
             difference, TCM minus base, at 95 %; they need two seeds.
         scores: Names of what is compared, see `tcm_bench.report.scores.compared`.
+        details: Names of what a change is made of, see `tcm_bench.report.scores.details`; on unseen classes only.
         settings: The distinct settings behind OPIS of the finished runs; more than one cannot be compared.
         by_hand: What was set by hand for all runs alike.
         commits: The distinct commits of the code behind them, `+` marking local changes.
@@ -40,6 +41,7 @@ class Comparisons:
 
     rows: pd.DataFrame
     scores: tuple[str, ...]
+    details: tuple[str, ...]
     settings: tuple[Mapping[str, Any], ...]
     by_hand: Mapping[str, str]
     commits: tuple[str, ...]
@@ -50,17 +52,19 @@ Key = tuple[Label, str]  # of any run of the comparison, less TCM and seed; and 
 Arm = dict[str, Result]  # seed -> run
 
 
-def columns(scores: Sequence[str]) -> list[str]:
+def columns(scores: Sequence[str], details: Sequence[str] = ()) -> list[str]:
     """Names of the columns of `Comparisons.rows`, in order."""
 
     def arms(names: Sequence[str]) -> list[str]:
         return [f"{name}_{arm}" for name in names for arm in ("base", "tcm")]
 
     seen = [f"{name}_seen" for name in scores]
-    bounds = [f"{name}_change_{bound}" for name in (*scores, *seen) for bound in ("low", "high")]
-    return [
-        *FACTORS, "seeds", "recall_at_1_before", *arms(scores), "setting", "tcm", "comparison_id", *arms(seen), *bounds
-    ]  # fmt: skip
+
+    def bounds(names: Sequence[str]) -> list[str]:
+        return [f"{name}_change_{bound}" for name in names for bound in ("low", "high")]
+
+    first = [*FACTORS, "seeds", "recall_at_1_before", *arms(scores), "setting", "tcm", "comparison_id"]
+    return [*first, *arms(seen), *bounds([*scores, *seen]), *arms(details), *bounds(details)]
 
 
 def fold(results: Iterable[Result], planned: Sequence[Run] = ()) -> Comparisons:
@@ -75,14 +79,20 @@ def fold(results: Iterable[Result], planned: Sequence[Run] = ()) -> Comparisons:
     """
     results = list(results)
     finished = [run for run in results if run.status == "finished"]
-    scores = compared(name for run in finished for name in run.metrics)
+    measured = [name for run in finished for name in run.metrics]
+    scores, more = compared(measured), details(measured)
     runs: list[Run] = list({run.run_id: run for run in (*planned, *results)}.values())
     arms, notes = _arms(runs)
-    rows = [row for key in arms for row in _rows(key, arms[key], scores, notes)]
+    rows = [
+        row
+        for key in arms
+        for row in _rows(key, arms[key], (*scores, *(f"{name}_seen" for name in scores), *more), notes)
+    ]
     settings = [{name: run.threshold[name] for name in SETTINGS if name in run.threshold} for run in finished]
     return Comparisons(
-        rows=pd.DataFrame(rows, columns=columns(scores)),
+        rows=pd.DataFrame(rows, columns=columns(scores, more)),
         scores=scores,
+        details=more,
         settings=tuple(s for i, s in enumerate(settings) if s and s not in settings[:i]),
         by_hand=shared_by_hand(runs),
         commits=tuple(dict.fromkeys(_commit(run) for run in finished)),
@@ -134,7 +144,7 @@ def _row(key: Key, variant: str, pairs: Sequence[tuple[Result, Result]], scores:
     label, comparison_id = key
     row: dict[str, Any] = {**label._asdict(), "seeds": len(pairs), "tcm": variant, "comparison_id": comparison_id}
     row["recall_at_1_before"] = _mean([_value(run, "recall_at_1_before") for pair in pairs for run in pair])
-    for metric in (*scores, *(f"{name}_seen" for name in scores)):
+    for metric in scores:
         base = [_value(run, metric) for run, _ in pairs]
         tcm = [_value(run, metric) for _, run in pairs]
         row |= {f"{metric}_base": _mean(base), f"{metric}_tcm": _mean(tcm)}

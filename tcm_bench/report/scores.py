@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+RANGE_END = r"_far_([\d.]+e-?\d+)$"  # of the name of a score that is not of the headline's calibration range
+
 
 class Score(NamedTuple):
     """How a score is shown: `value * scale`, in `unit`.
@@ -42,14 +44,23 @@ def score(name: str) -> Score:
     Example:
         >>> [score(name).title for name in ("recall_at_1", "opis", "opis_12_5pct", "tar_at_far_0_1pct", "map_at_r")]
         ['R@1', 'OPIS', '12.5%-OPIS', 'TAR at FAR 0.1%', 'map at r']
+        >>> [score(name).title for name in ("opis_corrected", "opis_10pct_far_1e-3", "threshold_spread_tar_90pct")]
+        ['OPIS less noise', '10%-OPIS to FAR 1e-3', 'spread of thresholds at TAR 90%']
     """
-    title = name.replace("recall_at_", "R@").replace("tar_at_far_", "TAR at FAR ")
+    range_end = re.search(RANGE_END, name)
+    kind = name[: range_end.start()] if range_end else name
+    title = kind.replace("recall_at_", "R@").replace("tar_at_far_", "TAR at FAR ")
+    title = title.replace("threshold_spread", "spread of thresholds at").replace("tar_", "TAR ").replace("far_", "FAR ")
     title = re.sub(r"(?<=\d)_(?=\d)", ".", title).replace("pct", "%").replace("_", " ")
-    inconsistency = name.startswith("opis")
-    if inconsistency:
-        title = "OPIS" if name == "opis" else f"{title.removeprefix('opis ')}-OPIS"
+    inconsistency = kind.startswith(("opis", "threshold_spread"))
+    if kind.startswith("opis"):
+        share = title.removeprefix("opis").strip()
+        title = {"": "OPIS", "corrected": "OPIS less noise"}.get(share, f"{share}-OPIS")
+    if range_end:
+        title += f" to FAR {range_end[1]}"
     unit, scale = ("e-3", 1000) if inconsistency else ("%", 100)
-    return Score(name, title, unit, scale, relative=inconsistency, higher_is_better=not inconsistency)
+    better = not inconsistency and kind != "noise_floor"
+    return Score(name, title, unit, scale, relative=inconsistency, higher_is_better=better)
 
 
 def compared(names: Iterable[str]) -> tuple[str, ...]:
@@ -67,3 +78,18 @@ def compared(names: Iterable[str]) -> tuple[str, ...]:
     ks = [int(found[1]) for name in measured if (found := re.fullmatch(r"recall_at_(\d+)", name))]
     worst = [name for name in measured if re.fullmatch(r"opis_[\d_]+pct", name)]
     return (f"recall_at_{min(ks, default=1)}", "opis", *(worst or ["opis_10pct"]))
+
+
+def details(names: Iterable[str]) -> tuple[str, ...]:
+    """Of the scores that were measured those that say what a change of OPIS is made of, in the order to show them.
+
+    Example:
+        >>> details(["recall_at_1", "opis", "opis_far_1e-3", "opis_corrected", "tar_at_far_1pct", "opis_seen"])
+        ('opis_corrected', 'opis_far_1e-3', 'tar_at_far_1pct')
+    """
+    kinds = (
+        *("opis_corrected", "noise_floor", f"opis{RANGE_END}", "mean_utility"),
+        *(r"tar_at_far_[\d_]+pct", r"threshold_spread_\w+pct"),
+    )
+    measured = list(dict.fromkeys(names))
+    return tuple(name for kind in kinds for name in measured if re.fullmatch(kind, name))

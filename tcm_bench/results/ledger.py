@@ -59,7 +59,8 @@ class Result(Run):
             `num_thresholds`, `threshold_low`, `threshold_high` and `tar_at_far_*`.
         status: How the run ended; `reason` says why unless it finished. `debug`: to its end, but on a few classes, so
             that its metrics are no result.
-        metrics: Fractions in [0, 1]; None where a metric is undefined (then `reason` says why).
+        metrics: Fractions in [0, 1]; None where a metric is undefined (then `reason` says why). On unseen classes by
+            the score's name alone; `_seen`: on classes that were trained on; `_val`: on training classes held out.
         intervals: Of the scores on unseen classes, 95 % by a bootstrap over these classes; see `evaluation.json`.
         threshold: Every setting behind OPIS, and the calibration range that resulted.
         selection: Which weights were evaluated.

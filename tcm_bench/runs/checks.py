@@ -175,7 +175,7 @@ def _limited(cfg: DictConfig) -> dict[str, Any]:
             continue
         if str(node.get("_target_", "tcm_bench.")).startswith(tuple(f"{package}." for package in TRUSTED)):
             value = node[word]
-            found[key] = list(value) if isinstance(value, ListConfig) else value
+            found[key] = OmegaConf.to_container(value) if isinstance(value, ListConfig) else value
     return found
 
 

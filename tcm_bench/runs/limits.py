@@ -66,6 +66,11 @@ def or_null(limit: Limit) -> Limit:
     return Limit(f"{limit.words}, or null", lambda value: value is None or limit.holds(value))
 
 
+def none_or_several(each: Limit, words: str) -> Limit:
+    """A list of values, each within a limit, or an empty one."""
+    return Limit(words, lambda values: isinstance(values, list) and all(each.holds(value) for value in values))
+
+
 def several(each: Limit, words: str, *, increasing: bool = False, count: int | None = None) -> Limit:
     """A list of at least one value, each within a limit."""
 
@@ -135,7 +140,11 @@ LIMITS: Mapping[str, Limit] = {
     "metrics.evaluation.c": above(0),
     "metrics.evaluation.eps": inside(0, 1),
     "metrics.evaluation.far_bounds": several(RATE, "two rates, low and high, as [0.01, 0.1]", increasing=True, count=2),
-    "metrics.evaluation.axis": one_of("distance", "similarity"),
+    "metrics.evaluation.further_far_bounds": none_or_several(
+        several(RATE, "two rates, low and high", increasing=True, count=2),
+        "a list of pairs of rates, low and high, as [[0.001, 0.01]]",
+    ),
+    "metrics.evaluation.axis": one_of("distance", "similarity", "far"),
     "metrics.evaluation.ranking": one_of("mean", "pointwise"),
     "tcm.positive_margin": between(-1, 1),
     "tcm.negative_margin": between(-1, 1),

@@ -42,7 +42,7 @@ class Measured:
 @torch.no_grad()  # not inference_mode: parameters moved to a GPU in it could not be trained
 def recall_before(data: RetrievalData, embedder: Embedder, device: str) -> float:
     """R@1 on the test classes of the features that training starts from."""
-    unseen, _ = data.test_dataloader()
+    unseen, *_ = data.test_dataloader()
     backbone = (embedder.backbone or nn.Identity()).to(device).eval()
     rows = []
     for batch in unseen:
@@ -76,7 +76,10 @@ def measured(
         before: See `recall_before`.
         intervals: See `store`.
     """
-    unseen, seen = (_floats(metrics.compute()) for metrics in (module.test_metrics, module.seen_metrics))
+    tested = {"": module.test_metrics, "_seen": module.seen_metrics}
+    if len(data.validation_classes):
+        tested["_val"] = module.held_out_metrics
+    scores = {f"{name}{of}": value for of, one in tested.items() for name, value in _floats(one.compute()).items()}
     found = {"unseen": _evaluations(module.test_metrics), "seen": _evaluations(module.seen_metrics)}
     reasons = [
         f"{classes} classes: {one.consistency.reason}"
@@ -90,6 +93,7 @@ def measured(
         "train_images": len(data.splits.train),
         "test_classes": data.splits.test.num_classes,
         "test_images": len(data.splits.test),
+        "validation_classes": len(data.validation_classes),
         "classes_per_batch": data.classes_per_batch,
         "images_per_class": data.images_per_class,
     }
@@ -99,7 +103,7 @@ def measured(
         counts |= one.counts()
     return Measured(
         reason="; ".join(reasons) or None,
-        metrics={**unseen, "recall_at_1_before": before, **{f"{name}_seen": seen[name] for name in unseen}},
+        metrics={**scores, "recall_at_1_before": before},
         intervals={name: (low, high) for name, (low, high) in intervals.items()},
         threshold=threshold,
         counts=counts,

@@ -36,7 +36,7 @@ class RetrievalModule(pl.LightningModule):
         Args:
             embedder: From a batch's inputs to unit-norm embeddings.
             objective: From embeddings and labels to named terms, `loss` among them.
-            metrics: Cloned for validation, test and seen classes.
+            metrics: Cloned for validation while training, and for test, seen and held-out classes at the end.
             make_optimizer: From parameter groups to the optimizer.
             schedule: Factor of the learning rate over epochs.
             head_lr_scale: Rate of the embedding head and of the objective's own parameters over that of the rest.
@@ -57,6 +57,7 @@ class RetrievalModule(pl.LightningModule):
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone()
         self.seen_metrics = metrics.clone()
+        self.held_out_metrics = metrics.clone()
         self.make_optimizer = make_optimizer
         self.schedule = schedule
         self.head_lr_scale = head_lr_scale
@@ -111,14 +112,13 @@ class RetrievalModule(pl.LightningModule):
         self.val_metrics.reset()
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Gather embeddings of unseen (loader 0) and of seen classes (loader 1)."""
-        metrics = self.seen_metrics if dataloader_idx else self.test_metrics
-        metrics.update(self.embedder(batch.inputs).float(), batch.labels, batch.indices)
+        """Gather embeddings of unseen (loader 0), of seen (1) and of held-out classes (2, if there are any)."""
+        self._tested[dataloader_idx].update(self.embedder(batch.inputs).float(), batch.labels, batch.indices)
 
     def on_test_epoch_end(self) -> None:
         """Compute the metrics where the rows are; they, and the rows, stay for whoever wants them."""
-        self.test_metrics.compute()
-        self.seen_metrics.compute()
+        for metrics, _ in zip(self._tested, self.trainer.test_dataloaders or (), strict=False):
+            metrics.compute()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Backbone in one group, head and objective in another with its own rate; the schedule acts every step."""
@@ -135,6 +135,11 @@ class RetrievalModule(pl.LightningModule):
         steps_per_epoch = max(math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches), 1)
         scheduler = LambdaLR(optimizer, lambda step: self.schedule(step / steps_per_epoch, epochs))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def _tested(self) -> tuple[MetricCollection, MetricCollection, MetricCollection]:
+        """What the loaders of the test are measured by, in their order."""
+        return self.test_metrics, self.seen_metrics, self.held_out_metrics
 
     def _diverged(self, sign: str) -> ValueError:
         """The error to raise when the numbers of training have left the range of numbers."""

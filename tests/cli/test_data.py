@@ -27,6 +27,7 @@ FIXTURES = {
     "sop": official.sop_folder,
     "inat": official.inat_folder,
     "grocery": official.grocery_folder,
+    "omniglot": official.omniglot_folder,
 }
 
 

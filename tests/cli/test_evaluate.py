@@ -27,6 +27,13 @@ def npz(path, **changes):
     return path
 
 
+def has_disjoint_pairs(label, query, gallery):
+    """Whether two pairs of a class share no item."""
+    own = [i for i in range(36) if LABELS[i] == label]
+    pairs = [{i, j} for i in own for j in own if i < j and ((query[i] and gallery[j]) or (query[j] and gallery[i]))]
+    return any(not one & other for one in pairs for other in pairs)
+
+
 def brute(axis="distance", query=None, gallery=None):
     """Everything by the definitions; a pair is a query and an item of the gallery, whichever comes first."""
     query, gallery = (np.ones(36, bool) if role is None else role for role in (query, gallery))
@@ -55,6 +62,8 @@ def brute(axis="distance", query=None, gallery=None):
         "queries": int(query.sum()),
         "classes": len(set(labels)),
         "singletons": len(set(labels)) - len(kept),
+        "noise_unknown": sum(not has_disjoint_pairs(label, query, gallery) for label in kept),
+        "coarse": sum(sum((a == label) != (b == label) for _, a, b in pairs) < 1000 for label in kept),
         "positive_pairs": sum(a == b for _, a, b in pairs),
         "negative_pairs": sum(a != b for _, a, b in pairs),
     }

@@ -66,7 +66,7 @@ def sample(seed=0, classes=12, steps=5, ranking="mean", eps=0.3, close=1.0):
 
 def scores(given, classes_of_recall, classes_of_curves):
     """The scores of a list of classes, each as often as it is in it, in plain loops."""
-    thresholds = given.thresholds.tolist()
+    thresholds = given.places.tolist()
     curves = [given.utilities[i].tolist() for i in sorted(classes_of_curves)]
     queries = sum(int(given.queries[i]) for i in classes_of_recall)
     return {
@@ -189,11 +189,11 @@ def test_what_is_undefined_is_nan():
     assert len(found) == 4
     assert np.isnan(np.array(list(found.values()))).all()
     single = (values[2:3] for values in (given.queries, given.hits, given.utilities))
-    one = class_bootstrap(PerClass((1, 2), *single, given.thresholds))
+    one = class_bootstrap(PerClass((1, 2), *single, given.places))
     assert one["opis"].value == 0
     assert one["recall_at_1"].value == int(given.hits[2, 0]) / int(given.queries[2])
     assert np.isnan([one[name][1:] for name in ("recall_at_1", "opis", "eps_opis")]).all()
-    degenerate = class_bootstrap(replace(given, thresholds=torch.ones_like(given.thresholds)))
+    degenerate = class_bootstrap(replace(given, places=torch.ones_like(given.places)))
     assert np.isnan([degenerate["opis"], degenerate["eps_opis"]]).all()
     assert np.isfinite(degenerate["recall_at_1"]).all()
 

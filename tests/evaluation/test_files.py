@@ -24,7 +24,9 @@ def table(seed=0, items=30, classes=5):
 
 
 def evaluated(seed=0, ks=(1, 2), **changes):
-    return evaluate(*table(seed), ks=ks, far_levels=(0.2,), **{**SETTINGS, **changes})
+    return evaluate(
+        *table(seed), ks=ks, far_levels=(0.2,), further_far_bounds=((0.05, 0.3),), **{**SETTINGS, **changes}
+    )
 
 
 def test_the_files_hold_what_plain_loops_count(tmp_path):
@@ -83,7 +85,7 @@ def test_the_summary_has_the_names_of_a_runs_row(tmp_path):
         assert numbers["standard_errors"][name] == estimate.standard_error
         assert numbers["intervals"][name] == [estimate.low, estimate.high]
     assert numbers["counts"] == {
-        "images": 30, "queries": 30, "classes": 6, "singletons": 1,
+        "images": 30, "queries": 30, "classes": 6, "singletons": 1, "noise_unknown": 0, "coarse": 0,
         "positive_pairs": found.consistency.num_positive_pairs, "negative_pairs": found.consistency.num_negative_pairs,
     }  # fmt: skip
     assert numbers["settings"] == {**SETTINGS, "far_bounds": [0.1, 0.6]}

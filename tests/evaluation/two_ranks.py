@@ -20,7 +20,7 @@ def main(rank, rendezvous, table):
     if rank == 1:
         rows = torch.cat([rows, torch.tensor([0])])
     values = {}
-    for metric in (EvaluationMetric(ks=[1, 2], far_bounds=(0.05, 0.5)),):
+    for metric in (EvaluationMetric(ks=[1, 2], far_bounds=(0.05, 0.5), further_far_bounds=[(0.01, 0.05)]),):
         for part in rows.split(7):
             metric.update(embeddings[part], labels[part], part)
         values |= {name: float(value) for name, value in metric.compute().items()}

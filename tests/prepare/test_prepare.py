@@ -21,8 +21,13 @@ from tcm_bench.data.datasets.folder import folder
 from tcm_bench.prepare.catalog import DATASETS, Archive
 from tcm_bench.prepare.staging import PREPARED, prepare, read_prepared
 
-NAMES = ("cub", "cars", "sop", "inat", "grocery")
-FOLDERS = {"cub": official.cub_folder, "sop": official.sop_folder, "grocery": official.grocery_folder}
+NAMES = ("cub", "cars", "sop", "inat", "grocery", "omniglot")
+FOLDERS = {
+    "cub": official.cub_folder,
+    "sop": official.sop_folder,
+    "grocery": official.grocery_folder,
+    "omniglot": official.omniglot_folder,
+}
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +41,7 @@ def archives(tmp_path_factory):
         "cars kaggle": official.cars_archives_kaggle(folder / "cars kaggle"),
         "sop": [official.sop_archive(folder / "sop", stray=True)],
         "grocery": [official.grocery_archive(folder / "grocery", stray=True)],
+        "omniglot": official.omniglot_archives(folder / "omniglot", stray=True),
         "inat": official.inat_archives(folder / "inat", stray=True),
     }
 
@@ -65,7 +71,7 @@ def assert_right(name, root):
     assert not [path for path in root.rglob("*") if path.name.startswith(".") or path.name == "__MACOSX"]
 
 
-@pytest.mark.parametrize("case", ["cub", "cars", "cars a", "cars kaggle", "sop", "inat", "grocery"])
+@pytest.mark.parametrize("case", ["cub", "cars", "cars a", "cars kaggle", "sop", "inat", "grocery", "omniglot"])
 def test_official_archives_become_a_dataset(run, archives, case):
     name = case.split()[0]
     prepared = run(name, archives[case])
@@ -78,7 +84,7 @@ def test_official_archives_become_a_dataset(run, archives, case):
     assert any(line.startswith("this is a part of") for line in run.said)
 
 
-@pytest.mark.parametrize("case", ["cub", "cars", "cars kaggle", "sop", "inat", "grocery"])
+@pytest.mark.parametrize("case", ["cub", "cars", "cars kaggle", "sop", "inat", "grocery", "omniglot"])
 def test_a_folder_of_archives_does_as_well_whatever_they_are_called(run, archives, case, tmp_path):
     downloads = tmp_path / "Downloads"
     (downloads / "deeper").mkdir(parents=True)

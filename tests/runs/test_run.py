@@ -38,6 +38,18 @@ def run(output: Path, *overrides: str) -> tuple[ledger.Result, Path]:
     return execute(cfg, choices(hydra, cfg.seed)), Path(cfg.run_dir)
 
 
+def test_classes_held_out_are_measured_at_the_end(tmp_path, vectors):
+    """By the same scores, whatever the last epoch's validation said, and also by a run that was resumed after it."""
+    result, run_dir = run(tmp_path, *head(vectors), "data.loader.validation_classes=4")
+    assert result.counts["validation_classes"] == 4
+    last = (run_dir / "history.csv").read_text().splitlines()
+    history = dict(zip(last[0].split(","), last[-1].split(","), strict=True))
+    for name in ("recall_at_1", "opis", "opis_10pct", "opis_corrected"):
+        assert result.metrics[f"{name}_val"] == pytest.approx(float(history[f"val/{name}"]))
+    without, _ = run(tmp_path, *head(vectors))
+    assert not [name for name in without.metrics if name.endswith("_val")]
+
+
 def test_a_run_leaves_a_complete_folder(tmp_path, vectors):
     result, run_dir = run(tmp_path, *head(vectors))
     names = {path.name for path in run_dir.iterdir()}

@@ -75,7 +75,7 @@ def place(value, edges):  # type: ignore[no-untyped-def]
 def scan_strip(  # type: ignore[no-untyped-def]
     factors,  # the rows, sorted by class, as `tcm_bench.evaluation.counting.halves.multiply` takes them
     half,  # float32 (items,): half the square of their norms
-    labels,  # later, classes, roles of `tcm_bench.evaluation.counting.kernels.Rows`
+    labels,  # later, groups, roles of `tcm_bench.evaluation.counting.kernels.Rows`
     top,
     left,
     tile,  # rows and columns of a tile
@@ -83,7 +83,7 @@ def scan_strip(  # type: ignore[no-untyped-def]
     maybe_above,  # float32 (items,): above it a pair may lie before a query's nearest positive; raised once max_rank do
     surely_above,  # float32 (items,): above it, it certainly does
     max_rank,  # stop counting for a query at this many
-    histogram,  # int64 (classes, intervals + 1): counted in place
+    histogram,  # int64 (groups, intervals + 1): counted in place
     ranks,  # int64 (items,): items surely before a query's nearest positive, counted in place
     buffers,  # the fields of `tcm_bench.evaluation.counting.kernels.Buffers`
 ):
@@ -129,7 +129,7 @@ def _scan_tile(  # type: ignore[no-untyped-def]
     tile, corners, half, labels, edges, maybe_above, surely_above, max_rank, histogram, ranks, buffers
 ):
     """Count every pair of two classes in a tile, each once: its column lies in a later class than its row."""
-    later, class_of, roles = labels
+    later, group_of, roles = labels
     _, stored, values, doubtful, filled, asked, picked, all_floors, counts = buffers
     top, bottom, left, right = corners
     rows, columns, shift = bottom - top, right - left, column_bits(len(half))
@@ -139,9 +139,9 @@ def _scan_tile(  # type: ignore[no-untyped-def]
             met = (role & there >> 1) | (there & role >> 1)
             all_floors[role, column] = edges[0][0] if met & 1 else np.inf
     maybe_here, half_here = maybe_above[left : left + columns], half[left : left + columns]
-    first_class = class_of[left]
-    classes = class_of[left + columns - 1] - first_class + 1
-    counts[:classes] = 0
+    first_group = group_of[left] & ~1  # both halves of a class, whichever comes first
+    groups = (group_of[left + columns - 1] | 1) - first_group + 1
+    counts[:groups] = 0
     asked[:] = 0
     for row in range(rows):
         item, line = top + row, tile[row]
@@ -151,7 +151,7 @@ def _scan_tile(  # type: ignore[no-untyped-def]
             value = line[column] - half_item - half_here[column]
             line[column] = value
             asked[column] = value >= floors[column]
-        own, end = histogram[class_of[item]], filled[0]
+        own, end = histogram[group_of[item]], filled[0]
         for entry in range(_picked(asked, begin, picked)):
             column = np.uint64(picked[entry])  # unsigned: numba need not look whether it counts from the end
             other, value = np.uint64(left) + column, line[column]
@@ -161,7 +161,7 @@ def _scan_tile(  # type: ignore[no-untyped-def]
             values[np.uint64(end)] = value
             end += inside
             own[interval] += 1 - inside
-            counts[np.uint64(class_of[other] - first_class), interval] += np.int32(1 - inside)
+            counts[np.uint64(group_of[other] - first_group), interval] += np.int32(1 - inside)
         filled[0] = end
         for column in range(columns):
             asked[column] = line[column] >= min(maybe_item, maybe_here[column])
@@ -171,7 +171,7 @@ def _scan_tile(  # type: ignore[no-untyped-def]
                 _note(value, item, other, maybe_above, surely_above, max_rank, ranks, doubtful, filled)
             if value >= maybe_above[other] and roles[other] & 1 and role & 2:
                 _note(value, other, item, maybe_above, surely_above, max_rank, ranks, doubtful, filled)
-    histogram[first_class : first_class + classes] += counts[:classes]
+    histogram[first_group : first_group + groups] += counts[:groups]
 
 
 @njit(nogil=True, cache=True)
@@ -208,16 +208,16 @@ def _note(value, query, item, maybe_above, surely_above, max_rank, ranks, doubtf
 
 
 @njit(nogil=True, cache=True)
-def sample_tile(tile, top, left, half, classes, roles, span, histogram):  # type: ignore[no-untyped-def]
+def sample_tile(tile, top, left, half, later, roles, span, histogram):  # type: ignore[no-untyped-def]
     """Add a tile's negative pairs to an even histogram of the cosine minus one from ``-span`` to 0."""
     last = np.float32(len(histogram) - 1)
     scale = last / span
     rows, columns = tile.shape
     for row in range(rows):
-        own, role, half_item = classes[top + row], roles[top + row], half[top + row]
+        own, role, half_item = later[top + row], roles[top + row], half[top + row]
         for column in range(columns):
             there = roles[left + column]
-            if own != classes[left + column] and ((role & 1 and there & 2) or (there & 1 and role & 2)):
+            if own != later[left + column] and ((role & 1 and there & 2) or (there & 1 and role & 2)):
                 value = tile[row, column] - half_item - half[left + column]
                 histogram[int(min(max(value * scale + last, np.float32(0)), last))] += 1
 
@@ -257,7 +257,7 @@ def exact_products(rows, pairs, coarse, fine, out):  # type: ignore[no-untyped-d
 def settle(  # type: ignore[no-untyped-def]
     rows,  # float32 (items, dim)
     half,  # float64 (items,)
-    class_of,
+    group_of,  # of `tcm_bench.evaluation.counting.kernels.Rows`
     top,  # the strip that the pairs are of
     stored,  # int32 (entries,): see `column_bits`
     values,
@@ -265,7 +265,7 @@ def settle(  # type: ignore[no-untyped-def]
     passed,  # thresholds below a pair above so many of these intervals
     fine_edges,  # float64: the same for a double-precision product of single-precision rows
     fine_passed,
-    histogram,  # int64 (classes, thresholds + 1): counted in place
+    histogram,  # int64 (groups, thresholds + 1): counted in place
     left_over,  # int32 (entries + 1, 2): pairs that only the exact cosine can tell
 ):
     """Count stored pairs by the thresholds below their cosine; return the number that is left over."""
@@ -276,8 +276,8 @@ def settle(  # type: ignore[no-untyped-def]
         first, second = np.uint64(top) + (pair >> shift), pair & columns
         found = place(values[entry], edges)
         bucket, inside = np.uint64(passed[np.uint64(found >> 1)]), found & 1
-        histogram[np.uint64(class_of[first]), bucket] += 1 - inside
-        histogram[np.uint64(class_of[second]), bucket] += 1 - inside
+        histogram[np.uint64(group_of[first]), bucket] += 1 - inside
+        histogram[np.uint64(group_of[second]), bucket] += 1 - inside
         left_over[doubtful, 0], left_over[doubtful, 1] = first, second
         doubtful += inside
     count = 0
@@ -288,8 +288,8 @@ def settle(  # type: ignore[no-untyped-def]
             left_over[count, 0], left_over[count, 1] = first, second
             count += 1
         else:
-            histogram[class_of[first], fine_passed[found >> 1]] += 1
-            histogram[class_of[second], fine_passed[found >> 1]] += 1
+            histogram[group_of[first], fine_passed[found >> 1]] += 1
+            histogram[group_of[second], fine_passed[found >> 1]] += 1
     return count
 
 

@@ -30,7 +30,7 @@ class Rows(NamedTuple):
         single: What is left of the unit rows in float32.
         factors: The same as a kernel multiplies it.
         half: float64, half the square of its norm.
-        classes: int32, class of each row as a dense index.
+        groups: int32, the half of its class that each row is in: twice the class's dense index, plus 0 or 1.
         later: int32, for each row the first row of a later class.
         roles: int8, 1 for a query, 2 for an item of the gallery, 3 for both. Two rows are a pair if one may be
             the query and the other is in the gallery.
@@ -39,9 +39,14 @@ class Rows(NamedTuple):
     single: Float[Tensor, "items dim"]
     factors: Tensor
     half: Float[Tensor, " items"]
-    classes: Int[Tensor, " items"]
+    groups: Int[Tensor, " items"]
     later: Int[Tensor, " items"]
     roles: Int[Tensor, " items"]
+
+    @property
+    def num_groups(self) -> int:
+        """Two for each class."""
+        return 2 * (int(self.groups[-1]) // 2 + 1)
 
     def meet(self, queries: Tensor | slice, gallery: Tensor | slice) -> Bool[Tensor, "queries gallery"]:
         """Which of the rows ``queries`` is a query, each with which of the rows ``gallery`` is in the gallery."""
@@ -62,9 +67,9 @@ class Rows(NamedTuple):
         return torch.cat(found) if found else self.single.new_empty(0, dtype=torch.float64)
 
 
-def count(histogram: Int[Tensor, "classes places"], classes: Tensor, places: Tensor) -> None:
-    """Add one to the histogram at each class and place."""
-    cell = classes.long() * histogram.shape[1] + places
+def count(histogram: Int[Tensor, "rows places"], rows: Tensor, places: Tensor) -> None:
+    """Add one to the histogram at each row and place."""
+    cell = rows.long() * histogram.shape[1] + places
     # Not by a histogram of its own: for a few pairs that would cost more than all the rest.
     histogram.view(-1).index_add_(0, cell, torch.ones_like(cell))
 
@@ -127,7 +132,7 @@ class Buffers(NamedTuple):
         asked: uint8, room for a row of a tile, 64 columns a step: whether anything is asked of a column.
         picked: int32, the same room: the columns of which something is asked.
         floors: float32 ``(4, width)``: by a row's role the value from which it is counted with a column.
-        counts: int32 ``(width, intervals + 1)``: what a tile adds to the classes of its columns.
+        counts: int32 ``(2 * width, intervals + 1)``: what a tile adds to the groups of its columns' classes.
     """
 
     product: np.ndarray
@@ -147,7 +152,7 @@ class CompiledKernel:
     Attributes:
         tile: Rows and columns that are multiplied at once unless others are asked for.
         grain: Columns begin at multiples of it.
-        histogram: int64 ``(classes, intervals + 1)``: pairs of each class by the intervals below them; those below
+        histogram: int64 ``(groups, intervals + 1)``: pairs of each group by the intervals below them; those below
             all intervals are not counted.
         rank_of_first_positive: int64 ``(items,)``: items surely before each query's nearest positive, up to
             ``max_rank``.
@@ -173,11 +178,11 @@ class CompiledKernel:
 
         self._loops, self._tile = loops, (tile[0], _upwards(tile[1], self.grain))
         self._rows = rows.factors.numpy(), rows.half.float().numpy()
-        self._labels = rows.later.numpy(), rows.classes.numpy(), rows.roles.numpy()
+        self._labels = rows.later.numpy(), rows.groups.numpy(), rows.roles.numpy()
         edges = loops.cells(request.edges.numpy())
         maybe_above, surely_above = request.maybe_above.clone().numpy(), request.surely_above.numpy()
-        self.histogram = torch.zeros(int(rows.classes[-1]) + 1, len(request.edges) // 2 + 1, dtype=torch.int64)
-        self.rank_of_first_positive = torch.zeros(len(rows.classes), dtype=torch.int64)
+        self.histogram = torch.zeros(rows.num_groups, len(request.edges) // 2 + 1, dtype=torch.int64)
+        self.rank_of_first_positive = torch.zeros(len(rows.groups), dtype=torch.int64)
         self._asked = (
             edges,
             maybe_above,
@@ -194,7 +199,7 @@ class CompiledKernel:
         from tcm_bench.evaluation.counting import compiled as loops
 
         tile = rows.single[first] @ rows.single[second].T
-        labels = rows.half.float().numpy(), rows.classes.numpy(), rows.roles.numpy()
+        labels = rows.half.float().numpy(), rows.later.numpy(), rows.roles.numpy()
         loops.sample_tile(tile.numpy(), first.start, second.start, *labels, np.float32(span), histogram.numpy())
 
     @staticmethod
@@ -206,7 +211,7 @@ class CompiledKernel:
         left = loops.settle(
             rows.single.numpy(),
             rows.half.numpy(),
-            rows.classes.numpy(),
+            rows.groups.numpy(),
             deferred.top,
             deferred.stored.numpy(),
             deferred.values.numpy(),
@@ -254,7 +259,7 @@ class CompiledKernel:
             asked=np.zeros(row, dtype=np.uint8),
             picked=np.empty(row, dtype=np.int32),
             floors=np.empty((4, width), dtype=np.float32),
-            counts=np.empty((width, self.histogram.shape[1]), dtype=np.int32),
+            counts=np.empty((2 * width, self.histogram.shape[1]), dtype=np.int32),
         )
 
 

@@ -104,7 +104,7 @@ class Sample:
         """
         prepared, height = self._set, self._set.tile[0]
         order = torch.randperm(prepared.num_items, generator=torch.Generator().manual_seed(0)).to(prepared.order.device)
-        columns = ("single", "half", "classes", "roles")
+        columns = ("single", "half", "later", "roles")
         shuffled = prepared.rows._replace(**{name: getattr(prepared.rows, name)[order] for name in columns})
         starts = range(0, prepared.num_items, height)
         share = max(SAMPLE_SHARE, SMALLEST_SAMPLE / (prepared.num_positive + prepared.num_negative))
@@ -128,7 +128,7 @@ def order_statistics(
     prepared: PreparedSet,
     ranks: Sequence[int],
     intervals: ThresholdIntervals,
-    histogram: Int[Tensor, "classes places"],
+    histogram: Int[Tensor, "groups places"],
     deferred: Sequence[DeferredPairs],
 ) -> Float[Tensor, " ranks"] | None:
     """Cost of the pair of each rank, to the bit; None if one lies outside the interval where it was predicted.
@@ -137,7 +137,7 @@ def order_statistics(
         prepared: The set.
         ranks: Of negative pairs by increasing cost, 1 for the closest.
         intervals: Those of the ranks come first.
-        histogram: Pairs of two classes, once for each class, by the intervals below them.
+        histogram: Pairs of two classes, once for the group of each item, by the intervals below them.
         deferred: Those inside an interval, of this process.
     """
     cosines = []

@@ -2,7 +2,9 @@
 
 import weakref
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,11 +13,24 @@ from torch import Tensor
 from tcm_bench.evaluation.counting.cosine import exact_products
 from tcm_bench.evaluation.counting.kernels import count
 from tcm_bench.evaluation.counting.prepared import PreparedSet
-from tcm_bench.evaluation.counting.thresholds import FixedThresholds, accepted
+from tcm_bench.evaluation.counting.thresholds import FixedThresholds, cost_of, cumulated
 
 SMALL_CLASS = 32  # items
 STRIP = 2**22  # entries of a block of exact cosines
 LARGEST_KEPT = 2**25  # exact cosines that are kept from one use to the next
+HISTOGRAM = 2**21  # places of the histograms of single items
+
+
+class PositiveCounts(NamedTuple):
+    """Pairs inside classes.
+
+    Attributes:
+        pairs: Unordered pairs of two items.
+        disjoint: Of these the ordered pairs of two that share no item: two independent looks at one class.
+    """
+
+    pairs: Int[Tensor, "classes ..."]
+    disjoint: Int[Tensor, "classes ..."]
 
 
 class Positives:
@@ -37,17 +52,44 @@ class Positives:
             nearest[queries] = ties.amin(dim=2)
         return best, nearest
 
-    def accepted(self, fixed: FixedThresholds) -> Int[Tensor, "classes thresholds"]:
-        """Pairs inside each class that each threshold accepts."""
+    def accepted(self, fixed: FixedThresholds) -> tuple[PositiveCounts, PositiveCounts]:
+        """What each threshold accepts of the pairs inside each class, and all there is to accept."""
         places = len(fixed.costs) + 1
-        histogram = torch.zeros(len(self._set.sizes), places, dtype=torch.int64, device=fixed.costs.device)
+        found = torch.zeros(2, len(self._set.sizes), places, dtype=torch.int64, device=fixed.costs.device)
         for queries, members, cosines in self._strips():
-            once = (members[:, None] > queries[:, :, None]) & (
-                self._searched_by(queries, members) | self._searched_by(members, queries).mT
-            )
-            classes = self._set.rows.classes[queries][:, :, None].expand_as(once)[once]
-            count(histogram, classes, fixed.accepting(cosines[once]))
-        return accepted(histogram)
+            is_pair = self._searched_by(queries, members) | self._searched_by(members, queries).mT
+            together = max(1, HISTOGRAM // places)
+            rows = (queries.flatten(), cosines.flatten(0, 1), is_pair.flatten(0, 1))
+            for items, values, chosen in zip(*(part.split(together) for part in rows), strict=True):
+                histogram = found.new_zeros(len(items), places)
+                number = torch.arange(len(items), device=items.device)[:, None].expand_as(chosen)[chosen]
+                count(histogram, number, fixed.accepting(values[chosen]))
+                partners, classes = cumulated(histogram), self._set.rows.groups[items] // 2
+                found[0].index_add_(0, classes, partners)
+                found[1].index_add_(0, classes, partners.square())
+        # Each pair was found at both of its ends; two different pairs share at most one item, whose partners both hold.
+        pairs = found[0] // 2
+        disjoint = pairs * (pairs + 1) - found[1]
+        return PositiveCounts(pairs[:, :-1], disjoint[:, :-1]), PositiveCounts(pairs[:, -1], disjoint[:, -1])
+
+    def costs_of_share(self, share: float) -> Float[Tensor, " classes"]:
+        """The least cost at which a share of each class's pairs is accepted; infinite for a class without a pair."""
+        sizes, exact = self._set.sizes, Fraction(repr(share))
+        ranks = -(-self._set.positives * exact.numerator // exact.denominator)
+        costs = torch.full(sizes.shape, torch.inf, dtype=torch.float64, device=sizes.device)
+        parts: list[Tensor] = []
+        for queries, members, cosines in self._strips():
+            is_pair = self._searched_by(queries, members) | self._searched_by(members, queries).mT
+            # A large class comes in several strips; each pair is found at both of its ends.
+            parts.append(cosines.masked_fill(~is_pair, -torch.inf))
+            if queries[0, -1] < members[0, -1]:
+                continue
+            values, parts = torch.cat(parts, dim=1).flatten(1), []
+            classes = self._set.rows.groups[members[:, 0]].long() // 2
+            for number, found, rank in zip(classes.tolist(), values, ranks[classes].tolist(), strict=True):
+                if rank:
+                    costs[number] = found.kthvalue(len(found) - 2 * rank + 1).values
+        return torch.where(costs == torch.inf, torch.inf, cost_of(costs, self._set.axis))
 
     def _searched_by(self, queries: Tensor, members: Tensor) -> Bool[Tensor, "g q n"]:
         """Which members are in the gallery of which query, ``(g, q)`` and ``(g, n)`` rows."""

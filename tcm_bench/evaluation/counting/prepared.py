@@ -1,4 +1,8 @@
-"""A set as it is counted: sorted by class, in every precision, with the error bound of each."""
+"""A set as it is counted: sorted by class, in every precision, with the error bound of each.
+
+The items of each class are dealt at random to two halves, and pairs of two classes are counted for each half: how far
+the halves differ says how far a class's counts would move with other items (`tcm_bench.evaluation.noise`).
+"""
 
 import torch
 import torch.distributed as dist
@@ -11,7 +15,7 @@ from tcm_bench.evaluation.counting.kernels import CompiledKernel, HalvesKernel, 
 from tcm_bench.evaluation.counting.tensor_kernel import TensorKernel
 from tcm_bench.evaluation.counting.thresholds import FixedThresholds
 from tcm_bench.evaluation.counting.workers import Processes
-from tcm_bench.evaluation.settings import Axis
+from tcm_bench.evaluation.settings import Cost
 from tcm_bench.unit_norm import row_norms
 
 Kernel = type[CompiledKernel] | type[TensorKernel]
@@ -34,7 +38,7 @@ class PreparedSet:
         fine_margin: The same in float64 of rows in float32.
         span: No cosine minus one lies further below 0, up to rounding.
         positives: Pairs inside each class.
-        negatives: Pairs with exactly one end in it.
+        negatives: Pairs with exactly one end in each half of it.
         num_positive: All pairs of one class.
         num_negative: All pairs of two classes.
     """
@@ -44,7 +48,7 @@ class PreparedSet:
         embeddings: Float[Tensor, "items dim"],
         labels: Int[Tensor, " items"],
         *,
-        axis: Axis = "distance",
+        axis: Cost = "distance",
         query: Bool[Tensor, " items"] | None = None,
         gallery: Bool[Tensor, " items"] | None = None,
         tile: tuple[int, int] | None = None,
@@ -60,11 +64,12 @@ class PreparedSet:
         self.order = dense.argsort(stable=True)
         dense, ends = dense[self.order], self.sizes.cumsum(0)
         self.starts = ends - self.sizes
+        groups = 2 * dense + self._halves(dense)
         everyone = torch.ones_like(dense, dtype=torch.bool)
         is_query, is_searched = (everyone if role is None else role[self.order] for role in (query, gallery))
         self.cosines = Cosines(embeddings[self.order])
-        self._round(dense, ends, is_query.to(torch.int8) + 2 * is_searched.to(torch.int8))
-        self._count_all(dense, is_query, is_searched)
+        self._round(groups, ends[dense], is_query.to(torch.int8) + 2 * is_searched.to(torch.int8))
+        self._count_all(groups, is_query, is_searched)
 
     def fixed(self, thresholds: Float[Tensor, " thresholds"]) -> FixedThresholds:
         """Thresholds, costs in increasing order, with the margins of this set."""
@@ -76,12 +81,22 @@ class PreparedSet:
         result[self.order] = values
         return result
 
-    def _round(self, dense: Tensor, ends: Tensor, roles: Tensor) -> None:
+    def _halves(self, dense: Tensor) -> Int[Tensor, " items"]:
+        """0 or 1 at random for each row, so that a class has as many of both, or one more of the second."""
+        dealt = torch.randperm(len(dense), generator=torch.Generator().manual_seed(0)).to(dense.device)
+        dealt = dealt[dense[dealt].argsort(stable=True)]  # the rows of each class in a random order
+        halves = torch.empty_like(dense)
+        halves[dealt] = (
+            torch.arange(len(dense), device=dense.device) - self.starts[dense] >= self.sizes[dense] // 2
+        ).long()
+        return halves
+
+    def _round(self, groups: Tensor, later: Tensor, roles: Tensor) -> None:
         """Rows in float32, and how far what is multiplied from them may be off."""
         single, half = _less_the_common(self.cosines.rows)
         square, dim = 2 * float(half.max()) if len(half) else 2.0, single.shape[1]
         factors, error = self.kernel.factors(single, square**0.5)
-        self.rows = Rows(single, factors, half, dense.int(), ends[dense].int(), roles)
+        self.rows = Rows(single, factors, half, groups.int(), later.int(), roles)
         # Intervals must be the same to the bit, also where processors differ.
         square, error = self.processes.largest(half.new_tensor([square, error])).tolist()
         self.margin = error + cosine_error(dim)
@@ -90,15 +105,19 @@ class PreparedSet:
         self.fine_margin = square * 2.0**-22 + cosine_error(dim)
         self.span = min(2.0, 2 * square + self.margin)
 
-    def _count_all(self, dense: Tensor, is_query: Tensor, is_searched: Tensor) -> None:
-        """How many pairs there are, from the sizes of the classes alone."""
-        queries, searched, both = (
-            dense[role].bincount(minlength=len(self.sizes)) for role in (is_query, is_searched, is_query & is_searched)
-        )
+    def _count_all(self, groups: Tensor, is_query: Tensor, is_searched: Tensor) -> None:
+        """How many pairs there are, from the sizes of the halves alone."""
+        halves = [
+            groups[role].bincount(minlength=2 * len(self.sizes)).view(-1, 2)
+            for role in (is_query, is_searched, is_query & is_searched)
+        ]
+        queries, searched, both = (half.sum(dim=1, keepdim=True) for half in halves)
         # Ordered pairs of a query and another item, less those that two items in both roles form twice.
-        self.positives = queries * searched - both - both * (both - 1) // 2
+        self.positives = (queries * searched - both - both * (both - 1) // 2)[:, 0]
         self.negatives = (
-            queries * (searched.sum() - searched) + searched * (queries.sum() - queries) - both * (both.sum() - both)
+            halves[0] * (searched.sum() - searched)
+            + halves[1] * (queries.sum() - queries)
+            - halves[2] * (both.sum() - both)
         )
         self.num_positive, self.num_negative = int(self.positives.sum()), int(self.negatives.sum()) // 2
 

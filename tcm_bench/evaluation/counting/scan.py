@@ -55,7 +55,7 @@ below, where no threshold accepts it, and is not counted.
 
     >>> levels = cosine_minus_one_at(thresholds, "similarity")
     >>> found = scan.scan(threshold_intervals(levels, levels, scan.margin))
-    >>> found.histogram
+    >>> found.histogram.view(2, 2, 2).sum(dim=1)  # by the halves of each class
     tensor([[0, 1],
             [0, 1]])
     >>> [pair for part in found.deferred for pair in part.pairs(4).tolist()]
@@ -71,7 +71,7 @@ Float64 cannot tell them from the thresholds either: both values lie between the
 Their exact cosines can. Of the four pairs the first threshold accepts one and the second three; each counts for both of
 its classes, hence two equal rows.
 
-    >>> scan.counts(thresholds).accepted_negatives
+    >>> scan.counts(thresholds).accepted_negatives.sum(dim=1)
     tensor([[1, 3],
             [1, 3]])
 """
@@ -104,13 +104,29 @@ class PairCounts(NamedTuple):
     """Pairs of each class, and those accepted at each threshold.
 
     A class's positives are the unordered pairs inside it, its negatives those with exactly one end
-    in it, so that a negative pair counts for two classes.
+    in it, so that a negative pair counts for two classes. What the images of a class say of the noise in its counts
+    is counted as well, see :mod:`tcm_bench.evaluation.noise`.
+
+    Attributes:
+        positives: Positive pairs.
+        disjoint: Ordered pairs of two positive pairs that share no item.
+        negatives: Negative pairs of each of two random halves of the class's items.
+        accepted_positives: Of `positives` those that a threshold accepts.
+        accepted_disjoint: Of `disjoint` those of which it accepts both.
+        accepted_negatives: Of `negatives` those that it accepts.
     """
 
     positives: Int[Tensor, " classes"]
-    negatives: Int[Tensor, " classes"]
+    disjoint: Int[Tensor, " classes"]
+    negatives: Int[Tensor, "classes 2"]
     accepted_positives: Int[Tensor, "classes thresholds"]
-    accepted_negatives: Int[Tensor, "classes thresholds"]
+    accepted_disjoint: Int[Tensor, "classes thresholds"]
+    accepted_negatives: Int[Tensor, "classes 2 thresholds"]
+
+    def at(self, thresholds: Int[Tensor, " chosen"]) -> "PairCounts":
+        """At some of the thresholds, by number."""
+        of_classes = self[:3]
+        return PairCounts(*of_classes, *(part[..., thresholds] for part in self[3:]))
 
 
 class TooManyPairs(Exception):
@@ -121,8 +137,8 @@ class Findings(NamedTuple):
     """What one pass found.
 
     Attributes:
-        histogram: int64 ``(classes, places)``: pairs of two classes by class and by the intervals, or fixed
-            thresholds, below them.
+        histogram: int64 ``(groups, places)``: pairs of two classes by the half of a class and by the intervals, or
+            fixed thresholds, below them.
         rank_of_first_positive: int64 ``(items,)``: items before the nearest positive of each query, up to ``max_rank``.
         deferred: Pairs inside an interval, with their values, of this process.
     """
@@ -176,8 +192,12 @@ class PairScan(PreparedSet):
         """Positive pairs of all classes with ``cost <=`` each of ``costs``, in any order."""
         increasing, order = costs.sort()
         found = torch.empty_like(order)
-        found[order] = self._positives.accepted(self.fixed(increasing)).sum(dim=0)
+        found[order] = self._positives.accepted(self.fixed(increasing))[0].pairs.sum(dim=0)
         return found
+
+    def costs_of_share(self, share: float) -> Float[Tensor, " classes"]:
+        """The least cost that accepts a share of each class's positives, in (0, 1]; infinite where there is none."""
+        return self._positives.costs_of_share(share)
 
     def rank_of_first_positive(self, max_rank: int) -> Int[Tensor, " items"]:
         """For each of the caller's rows as a query: how many items come before its nearest positive.
@@ -261,7 +281,7 @@ class PairScan(PreparedSet):
         intervals = prediction.intervals
         # By the grid: the intervals of the ranks come first.
         passed = ThresholdIntervals(intervals.edges, intervals.of[skipped:]).bin_edges().passed
-        histogram = found.histogram.new_zeros(len(self.sizes), len(fixed.costs) + 1)
+        histogram = found.histogram.new_zeros(len(found.histogram), len(fixed.costs) + 1)
         deferred = iter(found.deferred)
 
         def work() -> Tensor:
@@ -275,15 +295,17 @@ class PairScan(PreparedSet):
         return histogram.index_add_(1, passed, found.histogram) + settled
 
     def settle(self, fixed: FixedThresholds, deferred: DeferredPairs, histogram: Tensor) -> None:
-        """Count deferred pairs, for the classes of both rows, by the number of thresholds that accept them."""
+        """Count deferred pairs, for the groups of both rows, by the number of thresholds that accept them."""
         left_over = self.kernel.settle(self.rows, deferred, fixed.single, fixed.double, histogram).long()
         accepting = fixed.accepting(self.cosines.pairs(*left_over.unbind(1)))
         for end in left_over.unbind(1):
-            count(histogram, self.rows.classes[end], accepting)
+            count(histogram, self.rows.groups[end], accepting)
 
     def _counts(self, fixed: FixedThresholds, histogram: Tensor) -> PairCounts:
         """From a histogram of negatives by the number of thresholds that accept them."""
-        return PairCounts(self.positives, self.negatives, self._positives.accepted(fixed), accepted(histogram))
+        found, every = self._positives.accepted(fixed)
+        negatives = accepted(histogram).unflatten(0, (-1, 2))
+        return PairCounts(every.pairs, every.disjoint, self.negatives, found.pairs, found.disjoint, negatives)
 
     def _reached(self, thresholds: Float[Tensor, " thresholds"]) -> Int[Tensor, " thresholds"]:
         """Negative pairs that each of increasing thresholds accepts."""
@@ -335,7 +357,7 @@ class _Pass:
         """Read strips until there is none; of the findings each thread has its own."""
         scan, device = self._scan, self._scan.order.device
         kernel = scan.kernel(scan.rows, self._request, scan.tile)
-        histogram = torch.zeros(len(scan.sizes), self._places, dtype=torch.int64, device=device)
+        histogram = torch.zeros(scan.rows.num_groups, self._places, dtype=torch.int64, device=device)
         kept: list[DeferredPairs] = []
         try:
             for top in self._tops:

@@ -20,15 +20,15 @@ class TensorKernel:
 
     def __init__(self, rows: Rows, request: ScanRequest, tile: tuple[int, int]) -> None:
         self._rows, self._request, self._tile = rows, request, tile
-        self.histogram = rows.later.new_zeros(int(rows.classes[-1]) + 1, len(request.edges) // 2 + 1, dtype=torch.int64)
-        self.rank_of_first_positive = rows.later.new_zeros(len(rows.classes), dtype=torch.int64)
+        self.histogram = rows.later.new_zeros(rows.num_groups, len(request.edges) // 2 + 1, dtype=torch.int64)
+        self.rank_of_first_positive = rows.later.new_zeros(len(rows.groups), dtype=torch.int64)
 
     @staticmethod
     def sample(rows: Rows, first: slice, second: slice, span: float, histogram: Tensor) -> None:
         """Add the negative pairs of ``first`` and ``second`` to an even histogram from ``-span`` to 0."""
         tile = _tile(rows, first, second)
         met = rows.meet(first, second) | rows.meet(second, first).T
-        values = tile[met & (rows.classes[first, None] != rows.classes[second])]
+        values = tile[met & (rows.later[first, None] != rows.later[second])]
         cell = ((values / span + 1) * (len(histogram) - 1)).clamp(0, len(histogram) - 1).long()
         histogram += cell.bincount(minlength=len(histogram))
 
@@ -45,7 +45,7 @@ class TensorKernel:
         decided = torch.ones_like(bucket, dtype=torch.bool)
         decided[left_over] = False
         for end in pairs[decided].unbind(1):
-            count(histogram, rows.classes[end.long()], bucket[decided])
+            count(histogram, rows.groups[end.long()], bucket[decided])
         return pairs[left_over]
 
     @staticmethod
@@ -55,7 +55,7 @@ class TensorKernel:
 
     @cached_property
     def _numbers(self) -> Tensor:
-        return torch.arange(len(self._rows.classes), dtype=torch.int32, device=self._rows.classes.device)
+        return torch.arange(len(self._rows.groups), dtype=torch.int32, device=self._rows.groups.device)
 
     def scan(self, top: int) -> Iterator[DeferredPairs]:
         """Count the pairs of a strip of rows with those to the right; yields what each tile defers."""
@@ -89,7 +89,7 @@ class TensorKernel:
         first, second = ((place > 0) & ~inside).nonzero(as_tuple=True)
         below = place[first, second].long() >> 1
         for ends, numbers in ((rows, first), (columns, second)):
-            count(self.histogram, self._rows.classes[ends][numbers], below)
+            count(self.histogram, self._rows.groups[ends][numbers], below)
         return inside.nonzero(as_tuple=True), tile[inside]
 
     def _pairs(self, chosen: Tensor, rows: slice, columns: slice) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tcm_bench.evaluation.settings import Axis
+from tcm_bench.evaluation.settings import Cost
 
 
 class BinEdges(NamedTuple):
@@ -69,7 +69,7 @@ def threshold_intervals(
     return ThresholdIntervals(torch.stack([low[starts], high[ends]], dim=1).flatten(), of)
 
 
-def cost_of(cosine: Float[Tensor, "..."], axis: Axis) -> Float[Tensor, "..."]:
+def cost_of(cosine: Float[Tensor, "..."], axis: Cost) -> Float[Tensor, "..."]:
     """Smaller for closer: the distance, or the negated cosine."""
     if axis == "similarity":
         return -cosine
@@ -78,7 +78,7 @@ def cost_of(cosine: Float[Tensor, "..."], axis: Axis) -> Float[Tensor, "..."]:
     return torch.from_numpy(np.sqrt(square.numpy())) if square.device.type == "cpu" else square.sqrt()
 
 
-def cosine_minus_one_at(cost: Float[Tensor, "..."], axis: Axis) -> Float[Tensor, "..."]:
+def cosine_minus_one_at(cost: Float[Tensor, "..."], axis: Cost) -> Float[Tensor, "..."]:
     """The cosine minus one at a cost, up to rounding; above 0 or below -2, and finite, at a cost that no pair has."""
     found = -cost - 1 if axis == "similarity" else torch.where(cost < 0, 1.0, -cost.square() / 2)
     return found.clamp(-3, 1)
@@ -98,7 +98,7 @@ class FixedThresholds:
         double: The same of float64.
     """
 
-    def __init__(self, costs: Float[Tensor, " thresholds"], axis: Axis, margin: float, fine_margin: float) -> None:
+    def __init__(self, costs: Float[Tensor, " thresholds"], axis: Cost, margin: float, fine_margin: float) -> None:
         self.costs, self._axis = costs, axis
         levels = cosine_minus_one_at(costs, axis)
         self.single = threshold_intervals(levels, levels, margin).bin_edges()
@@ -109,6 +109,11 @@ class FixedThresholds:
         return len(self.costs) - torch.bucketize(cost_of(cosines, self._axis), self.costs)
 
 
-def accepted(histogram: Int[Tensor, "classes places"]) -> Int[Tensor, "classes thresholds"]:
-    """Pairs within each of the increasing thresholds, from pairs by the number of thresholds that accept them."""
-    return histogram.flip(1).cumsum(1)[:, :-1]
+def cumulated(histogram: Int[Tensor, "rows places"]) -> Int[Tensor, "rows places"]:
+    """Pairs within each of increasing thresholds, and all, from pairs by the number of thresholds that accept them."""
+    return histogram.flip(1).cumsum(1)
+
+
+def accepted(histogram: Int[Tensor, "rows places"]) -> Int[Tensor, "rows thresholds"]:
+    """The same without the last."""
+    return cumulated(histogram)[:, :-1]

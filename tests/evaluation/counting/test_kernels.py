@@ -15,7 +15,7 @@ def scan_of(items=40, **roles):
 
 def asked(rows, edges=(), maybe_above=torch.inf, surely_above=torch.inf, max_rank=3):
     """ScanRequest at cosines."""
-    items = len(rows.classes)
+    items = len(rows.groups)
     return ScanRequest(
         torch.tensor(edges) - 1, torch.full((items,), maybe_above - 1), torch.full((items,), surely_above - 1), max_rank
     )
@@ -28,7 +28,7 @@ def multiplied_by(kernel, rows):
 
 def pairs_of(deferred, rows):
     """Stored pairs as lists of two rows."""
-    return deferred.pairs(len(rows.classes)).tolist()
+    return deferred.pairs(len(rows.groups)).tolist()
 
 
 def cosines_of(rows):
@@ -40,7 +40,7 @@ def cosines_of(rows):
 def read(kernel, rows, request, tile):
     """Everything a kernel says about all tiles: histogram, ranks, stored pairs with values, doubtful pairs."""
     reader, deferred = kernel(multiplied_by(kernel, rows), request, tile), []
-    for top in range(0, len(rows.classes), tile[0]):
+    for top in range(0, len(rows.groups), tile[0]):
         deferred += reader.scan(top)
     stored = {
         tuple(pair): value + 1
@@ -64,13 +64,13 @@ def test_a_pair_of_two_classes_is_counted_or_deferred_once(kernel, tile):
         for j in range(i + 1, 40):
             value = float(cosine[i, j])
             below = sum(value >= edge for edge in edges)
-            if rows.classes[i] == rows.classes[j] or not below:
+            if rows.later[i] == rows.later[j] or not below:
                 continue
             if below % 2:
                 deferred[i, j] = value
             else:
-                expected[rows.classes[i], below // 2] += 1
-                expected[rows.classes[j], below // 2] += 1
+                expected[rows.groups[i], below // 2] += 1
+                expected[rows.groups[j], below // 2] += 1
     assert histogram.equal(expected)
     assert histogram.dtype == torch.int64
     assert stored == pytest.approx(deferred, abs=1e-5)
@@ -86,7 +86,7 @@ def test_an_item_before_the_nearest_positive_is_certain_or_doubtful(kernel, with
         kernel, rows, asked(rows, maybe_above=0.5, surely_above=0.8, max_rank=1000), (9, 13)
     )
     cosine = cosines_of(rows)
-    allowed = (rows.classes[:, None] != rows.classes) & rows.meet(slice(None), slice(None))
+    allowed = (rows.later[:, None] != rows.later) & rows.meet(slice(None), slice(None))
     assert rank_of_first_positive.equal((allowed & (cosine > 0.8)).sum(dim=1))
     assert rank_of_first_positive.dtype == torch.int64
     assert doubtful == [tuple(pair) for pair in (allowed & (cosine >= 0.5) & (cosine <= 0.8)).nonzero().tolist()]
@@ -98,7 +98,8 @@ def test_the_very_edge_belongs_to_what_lies_above_it(kernel):
     rows = PairScan(x, torch.tensor([0, 1, 2])).rows
     rows = rows._replace(single=x, half=torch.full_like(rows.half, 0.5))  # nothing taken off: nothing is rounded
     histogram, _, stored, _ = read(kernel, rows, asked(rows, (-0.5, 0.0, 1.0, 2.0)), (2, 2))
-    assert histogram.tolist() == [[0, 1, 0], [0, 1, 0], [0, 2, 0]]  # at the end of a interval: above it
+    assert histogram[1::2].tolist() == [[0, 1, 0], [0, 1, 0], [0, 2, 0]]  # at the end of an interval: above it
+    assert not histogram[::2].any()  # of one item the second half has it
     assert stored == {(0, 1): 1.0}  # at its beginning: inside
     maybe_above = read(kernel, rows, asked(rows, maybe_above=1.0, surely_above=1.0), (2, 2))
     assert maybe_above[3] == [(0, 1), (1, 0)]  # at `maybe_above`: doubtful; at `surely_above`: not yet certain
@@ -127,7 +128,7 @@ def test_full_buffers_are_emptied_in_between(room, monkeypatch):
             emptied += 1
             pairs += pairs_of(deferred, rows)
             doubts += deferred.doubtful.tolist()
-    different = (rows.classes[:, None] != rows.classes).nonzero().tolist()
+    different = (rows.later[:, None] != rows.later).nonzero().tolist()
     assert sorted(doubts) == different
     assert sorted(pairs) == [pair for pair in different if pair[0] < pair[1]]
     assert emptied > 100
@@ -158,7 +159,7 @@ def test_a_sample_counts_the_negative_pairs_in_even_cells(kernel):
     for i in range(40)[first]:
         for j in range(40)[second]:
             met = (rows.roles[i] & 1 and rows.roles[j] & 2) or (rows.roles[j] & 1 and rows.roles[i] & 2)
-            if met and rows.classes[i] != rows.classes[j]:
+            if met and rows.later[i] != rows.later[j]:
                 expected[int((float(cosines_of(rows)[i, j]) + 1) * 50)] += 1
     assert histogram.equal(expected)
 

@@ -1,8 +1,10 @@
 import gc
 import itertools
+import math
 import threading
 import time
 import weakref
+from decimal import Decimal
 
 import pytest
 import torch
@@ -33,7 +35,7 @@ def ranks_of(negatives):
 
 def answers(scan, max_rank=5):
     costs, counts, rank_of_first_positive = scan.calibrated(ranks_of(scan.num_negative), grid, max_rank)
-    return Answers(costs, counts.accepted_positives, counts.accepted_negatives, rank_of_first_positive)
+    return Answers(costs, counts.accepted_positives, counts.accepted_negatives.sum(dim=1), rank_of_first_positive)
 
 
 def brute_answers(x, y, axis="distance", max_rank=5, **roles):
@@ -114,7 +116,7 @@ def test_many_thresholds_are_told_apart(kernel, axis):
     counts = PairScan(x, y, axis=axis, kernel=kernel).counts(thresholds)
     positives, negatives = BruteForce(x, y, axis).accepted(thresholds)
     assert counts.accepted_positives.equal(positives)
-    assert counts.accepted_negatives.equal(negatives)
+    assert counts.accepted_negatives.sum(dim=1).equal(negatives)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -128,7 +130,7 @@ def test_thresholds_at_the_very_costs_accept_them(axis, kernel):
     counts = PairScan(x, y, axis=axis, kernel=kernel).counts(thresholds)
     positives, negatives = brute.accepted(thresholds)
     assert counts.accepted_positives.equal(positives)
-    assert counts.accepted_negatives.equal(negatives)
+    assert counts.accepted_negatives.sum(dim=1).equal(negatives)
 
 
 def test_counts_of_pairs_are_known_from_the_class_sizes():
@@ -136,9 +138,58 @@ def test_counts_of_pairs_are_known_from_the_class_sizes():
     counts = PairScan(x, y).counts(torch.tensor([3.0], dtype=torch.float64))
     sizes = y.bincount()
     assert counts.positives.equal(sizes * (sizes - 1) // 2)
-    assert counts.negatives.equal(sizes * (30 - sizes))
+    assert counts.negatives.sum(dim=1).equal(sizes * (30 - sizes))
     assert counts.accepted_positives[:, 0].equal(counts.positives)
-    assert counts.accepted_negatives[:, 0].equal(counts.negatives)
+    assert counts.accepted_negatives[..., 0].equal(counts.negatives)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("with_roles", [False, True])
+@pytest.mark.parametrize("room", [1, 2**21])
+def test_halves_and_disjoint_pairs_are_those_of_the_pairs_one_by_one(kernel, with_roles, room, monkeypatch):
+    monkeypatch.setattr(positives, "HISTOGRAM", room)
+    x, y = drawn("clustered", 40, 4, 5)
+    items = torch.arange(40)
+    roles = {"query": items % 3 > 0, "gallery": items % 4 > 0} if with_roles else {}
+    brute = BruteForce(x, y, **roles)
+    threshold = torch.tensor([0.9], dtype=torch.float64)
+    scan = PairScan(x, y, kernel=kernel, **roles)
+    counts = scan.counts(threshold)
+    half = dict(zip(scan.order.tolist(), (scan.rows.groups % 2).tolist(), strict=True))
+    pairs = brute.pair.nonzero().tolist()
+    for label in range(5):
+        own = [item for item in range(40) if y[item] == label]
+        assert sum(half[item] for item in own) == (len(own) + 1) // 2
+        inside = [pair for pair in pairs if all(y[item] == label for item in pair)]
+        near = [pair for pair in inside if brute.cost[tuple(pair)] <= threshold]
+        for group, found in ((inside, counts.disjoint[label]), (near, counts.accepted_disjoint[label, 0])):
+            assert found == sum(not {*one} & {*other} for one in group for other in group)
+        ends = [
+            (half[item], brute.cost[tuple(pair)] <= threshold)
+            for pair in pairs
+            for item in pair
+            if y[item] == label and pair not in inside
+        ]
+        for number in (0, 1):
+            assert counts.negatives[label, number] == sum(part == number for part, _ in ends)
+            assert counts.accepted_negatives[label, number, 0] == sum(near for part, near in ends if part == number)
+
+
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("strip", [100, 2**22])  # cut by queries, or whole
+@pytest.mark.parametrize("with_roles", [False, True])
+def test_a_share_of_each_class_is_accepted_at_the_cost_of_one_of_its_pairs(axis, strip, with_roles, monkeypatch):
+    monkeypatch.setattr(positives, "STRIP", strip)
+    monkeypatch.setattr(positives, "SMALL_CLASS", 2)
+    x, y = drawn("clustered", 60, 4, 4)
+    y[:1], items = 9, torch.arange(60)
+    roles = {"query": items % 3 > 0, "gallery": items % 4 > 0} if with_roles else {}
+    brute = BruteForce(x, y, axis, **roles)
+    for share in (0.07, 0.9, 1.0):
+        found = PairScan(x, y, axis=axis, **roles).costs_of_share(share)
+        for label, cost in zip(y.unique().tolist(), found.tolist(), strict=True):
+            costs = brute.cost[brute.pair & brute.same & (y == label)].sort().values
+            assert cost == (costs[math.ceil(Decimal(str(share)) * len(costs)) - 1] if len(costs) else math.inf)
 
 
 @pytest.mark.parametrize("case", ["disjoint", "overlapping", "one query", "one item"])
@@ -158,7 +209,7 @@ def test_pairs_of_roles_are_counted_once(case):
     scan = PairScan(x, y, query=query, gallery=gallery)
     for row, label in enumerate(scan.classes.tolist()):
         inside = [(labels[i] == label) + (labels[j] == label) for i, j in pairs]
-        assert (int(scan.positives[row]), int(scan.negatives[row])) == (inside.count(2), inside.count(1))
+        assert (int(scan.positives[row]), int(scan.negatives[row].sum())) == (inside.count(2), inside.count(1))
     assert scan.num_positive == sum(labels[i] == labels[j] for i, j in pairs)
     assert scan.num_negative == sum(labels[i] != labels[j] for i, j in pairs)
     assert same(answers(scan), brute_answers(x, y, query=query, gallery=gallery))

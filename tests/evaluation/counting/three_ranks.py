@@ -41,7 +41,7 @@ def flat(result):
     consistency = result.consistency
     numbers = [consistency.opis, consistency.eps_opis, consistency.threshold_low, consistency.threshold_high]
     numbers += [consistency.num_positive_pairs, consistency.num_negative_pairs, *result.tar_at_far.values()]
-    tables = (result.recall, result.queries, result.hits, consistency.utilities, *consistency.curves)
+    tables = (result.recall, result.queries, result.hits, consistency.utilities, *consistency.curves.counts)
     return [torch.tensor(numbers, dtype=torch.float64), *tables]
 
 

@@ -1,0 +1,154 @@
+"""Settings chosen on training classes that were held out: what was tried, what was chosen, what came out on the test.
+
+Of each comparison first the baseline is chosen, by retrieval on the held-out classes; then, among the TCM settings that
+share its other settings, the one of least OPIS there whose R@1 is not below the baseline's by more than a tolerance.
+The test classes have no part in it; they are shown for the two that were chosen, and for nothing else.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from tcm_bench.files import write_atomic
+from tcm_bench.report.scores import score
+from tcm_bench.results.labels import is_base, labels
+from tcm_bench.results.ledger import Result
+
+TOLERANCE = 0.002  # of R@1, a fraction
+RECALL, OPIS = "recall_at_1", "opis"
+
+
+class Tried(NamedTuple):
+    """One setting of a comparison; scores are means over its seeds, NaN where a seed has none.
+
+    Attributes:
+        of: Data, backbone and loss.
+        setting: What else differs between the runs of these names, TCM's left out.
+        tcm: Of the TCM setting; empty for a baseline.
+        seeds: How many.
+        recall_val: R@1 on held-out classes.
+        opis_val: OPIS there.
+        recall: R@1 on the test classes.
+        opis: OPIS there.
+    """
+
+    of: tuple[str, str, str]
+    setting: str
+    tcm: str
+    seeds: int
+    recall_val: float
+    opis_val: float
+    recall: float
+    opis: float
+
+
+class Choice(NamedTuple):
+    """What was chosen for a comparison.
+
+    Attributes:
+        tried: All settings, in the order in which they were first met.
+        base: The baseline chosen; None if none has held-out classes.
+        tcm: The TCM setting chosen; None if none keeps R@1.
+    """
+
+    tried: Sequence[Tried]
+    base: Tried | None
+    tcm: Tried | None
+
+
+def choices(results: Iterable[Result], tolerance: float = TOLERANCE) -> list[Choice]:
+    """The choice for each data set, backbone and loss.
+
+    Args:
+        results: Rows of runs; those that have not finished are left out.
+        tolerance: By how much R@1 on held-out classes may lie below that of the baseline, a fraction.
+
+    Raises:
+        ValueError: If no finished run has held-out classes.
+    """
+    finished = [run for run in results if run.status == "finished"]
+    if not any(run.metrics.get(f"{OPIS}_val") is not None for run in finished):
+        raise ValueError(
+            "no finished run of it has held-out classes to choose by: train with data.loader.validation_classes=N"
+        )
+    groups: dict[tuple[str, ...], dict[tuple[str, str], list[Result]]] = defaultdict(lambda: defaultdict(list))
+    for run, label in zip(finished, labels(finished), strict=True):
+        groups[label[:3]][label.setting, "" if is_base(run) else label.tcm].append(run)
+    return [_chosen([_tried(of, key, runs) for key, runs in kinds.items()], tolerance) for of, kinds in groups.items()]
+
+
+def _tried(of: tuple[str, ...], key: tuple[str, str], runs: Sequence[Result]) -> Tried:
+    names = (f"{RECALL}_val", f"{OPIS}_val", RECALL, OPIS)
+    means = [_mean([run.metrics.get(name) for run in runs]) for name in names]
+    data, backbone, loss = of
+    return Tried((data, backbone, loss), *key, len(runs), *means)
+
+
+def _chosen(tried: list[Tried], tolerance: float) -> Choice:
+    bases = [one for one in tried if not one.tcm and not math.isnan(one.recall_val)]
+    if not bases:
+        return Choice(tried, None, None)
+    base = max(bases, key=lambda one: (one.recall_val, -one.opis_val))
+    kept = [
+        one
+        for one in tried
+        if one.tcm and one.setting == base.setting and one.recall_val >= base.recall_val - tolerance
+    ]
+    return Choice(tried, base, min(kept, key=lambda one: one.opis_val, default=None))
+
+
+def write_choices(results: Iterable[Result], folder: Path, name: str, tolerance: float = TOLERANCE) -> list[Path]:
+    """Write what was tried and chosen as `<name>-choice.csv` (fractions) and `<name>-choice.md` (for people)."""
+    found = choices(results, tolerance)
+    paths = [folder / f"{name}-choice.csv", folder / f"{name}-choice.md"]
+    rows = [
+        {**one._asdict(), "of": " ".join(one.of), "chosen": one in (choice.base, choice.tcm)}
+        for choice in found
+        for one in choice.tried
+    ]
+    write_atomic(paths[0], pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+    write_atomic(paths[1], markdown(found, name, tolerance))
+    return paths
+
+
+def markdown(found: Sequence[Choice], name: str, tolerance: float = TOLERANCE) -> str:
+    """The tables for people, a section for each comparison."""
+    parts = [
+        f"# Settings chosen on held-out classes: `{name}`",
+        "Scores on training classes that were held out, means over the seeds; **bold**: chosen. The baseline is the "
+        f"one of best R@1; TCM's the one of least OPIS whose R@1 is at most {100 * tolerance:g} points below. The "
+        "test classes had no part in the choice and are shown for what was chosen only.",
+    ]
+    for choice in found:
+        parts += [f"## {' '.join(choice.tried[0].of)}", _table(choice)]
+        if choice.base is None:
+            parts.append("No baseline with held-out classes has finished.")
+        elif choice.tcm is None:
+            parts.append("No TCM setting keeps R@1.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(choice: Choice) -> str:
+    titles = ["setting", "TCM", "seeds", "held-out R@1 %", "held-out OPIS e-3", "test R@1 %", "test OPIS e-3"]
+    lines = [f"| {' | '.join(titles)} |", "| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
+    for one in sorted(choice.tried, key=lambda one: (one.setting, bool(one.tcm))):
+        is_chosen = one in (choice.base, choice.tcm)
+        held_out = [_number(one.recall_val, RECALL), _number(one.opis_val, OPIS)]
+        if choice.base and one != choice.base and one.setting == choice.base.setting and choice.base.opis_val:
+            held_out[1] += f" ({100 * (one.opis_val / choice.base.opis_val - 1):+.0f} %)"
+        tested = [_number(one.recall, RECALL), _number(one.opis, OPIS)] if is_chosen else ["", ""]
+        cells = [one.setting or "–", one.tcm or "none", str(one.seeds), *held_out, *tested]
+        lines.append(f"| {' | '.join(f'**{cell}**' if is_chosen and cell else cell for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def _number(value: float, name: str) -> str:
+    return "–" if math.isnan(value) else f"{score(name).scale * value:.1f}"
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    return math.nan if None in values else math.fsum(value or 0.0 for value in values) / len(values)
