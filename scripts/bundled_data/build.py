@@ -5,6 +5,7 @@ import hashlib
 from pathlib import Path
 
 import emoji
+import hangul
 import icons
 import kanji
 import quickdraw
@@ -13,7 +14,9 @@ from tcm_bench.packages import fetch
 from tcm_bench.prepare.recipes.strips import set_files
 
 PROJECT = Path(__file__).parents[2]
-RECIPES = {module.RECIPE.name: module.RECIPE for module in (quickdraw, emoji, icons, kanji)}
+RECIPES = {"icons": icons.recipe} | {
+    module.RECIPE.name: lambda _, recipe=module.RECIPE: recipe for module in (quickdraw, emoji, kanji, hangul)
+}
 
 
 def main() -> None:
@@ -26,7 +29,7 @@ def main() -> None:
     arguments = parser.parse_args()
     complete = True
     for name in arguments.names:
-        recipe = RECIPES[name]
+        recipe = RECIPES[name](arguments.downloads)
         archives = {package.name: fetch(package, arguments.downloads) for package in recipe.packages}
         for file, content in set_files(recipe, recipe.collect(archives)).items():
             path = arguments.data / name / file

@@ -29,8 +29,9 @@ SHOWN_FAULTS = 20  # of each kind
 BUNDLED = {  # tracked with the code (data/README.md): what a class is; classes and images to train and to test
     "quickdraw": ("things, sketched by hand", (172, 17_200), (173, 17_300)),
     "emoji": ("emoji, by several artists", (538, 2_795), (539, 2_816)),
-    "icons": ("ideas, in several icon sets", (512, 2_449), (512, 2_548)),
-    "kanji": ("kanji, in ten typefaces", (250, 2_500), (250, 2_500)),
+    "icons": ("ideas, in 24 icon sets each", (120, 2_880), (120, 2_880)),
+    "kanji": ("kanji, in 24 typefaces", (120, 2_880), (120, 2_880)),
+    "hangul": ("Hangul syllables, in 24 typefaces", (120, 2_880), (120, 2_880)),
 }
 OWN = {  # brought by the user: what it is, and what --root names
     "folder": ("your images, a folder for each class", "the folder"),

@@ -70,16 +70,16 @@ def report(name: Annotated[str, typer.Argument(help="Name of a sweep.")], output
 
 
 def choose(
-    name: Annotated[str, typer.Argument(help="Name of a sweep whose runs hold out classes for validation.")],
+    names: Annotated[list[str], typer.Argument(help="Sweeps whose runs hold out classes for validation.")],
     output_dir: OutputDir,
     tolerance: Annotated[float, typer.Option(help="By how many points R@1 may fall.")] = 0.2,
 ) -> None:
-    """Choose settings by the held-out classes of a sweep's runs: a table here, and report/NAME-choice.csv and .md."""
-    planned = _planned(name, output_dir)
+    """Choose settings by the held-out classes of sweeps' runs: a table here, and report/NAMES-choice.csv and .md."""
+    planned = dict.fromkeys(run.run_id for name in names for run in _planned(name, output_dir))
     from tcm_bench.report.choice import write_choices
 
-    rows = ledger.results(output_dir / "runs" / run.run_id for run in planned)
-    written = write_choices(rows, output_dir / "report", name, tolerance / 100)
+    rows = ledger.results(output_dir / "runs" / run_id for run_id in planned)
+    written = write_choices(rows, output_dir / "report", "-".join(names), tolerance / 100)
     typer.echo(written[1].read_text(encoding="utf-8"))
     for path in written:
         typer.echo(f"written: {path}")

@@ -164,6 +164,8 @@ class RetrievalData(L.LightningDataModule):
         test_batch_size: Images at a time in evaluation; changes no result.
         seen_classes: Training classes that are evaluated beside the test classes; all if there are fewer.
         validation_classes: Training classes that are held out from training, for choosing settings.
+        held_out_together: Neighbors in the order of classes that are held out together, because they are related;
+            must divide `validation_classes`.
         seed: Of the batches and of the random transform. Which classes are seen or held out does not depend
             on it: they are spaced evenly over the training classes.
         num_workers: Processes that decode images; features are always read in the main process.
@@ -187,6 +189,7 @@ class RetrievalData(L.LightningDataModule):
         test_batch_size: int = 256,
         seen_classes: int = 500,
         validation_classes: int = 0,
+        held_out_together: int = 1,
         seed: int = 0,
         num_workers: int = 0,
         image_cache_gb: float = 0,
@@ -210,7 +213,13 @@ class RetrievalData(L.LightningDataModule):
                 num_workers=num_workers,
             )
         self.splits = splits
-        self.validation_classes = _evenly_spaced(np.arange(available), validation_classes)
+        if validation_classes % held_out_together:
+            raise ValueError(
+                f"validation_classes must be a multiple of the {held_out_together} that are held out together, got "
+                f"{validation_classes}"
+            )
+        families = _evenly_spaced(np.arange(available // held_out_together), validation_classes // held_out_together)
+        self.validation_classes = (families[:, None] * held_out_together + np.arange(held_out_together)).flatten()
         self.train_classes = np.setdiff1d(np.arange(available), self.validation_classes)
         self.seen_classes = _evenly_spaced(self.train_classes, seen_classes)
         self.seed = seed

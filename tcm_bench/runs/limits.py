@@ -125,6 +125,7 @@ LIMITS: Mapping[str, Limit] = {
     "data.loader.batches_per_epoch": or_null(whole(1)),
     "data.loader.seen_classes": whole(1),
     "data.loader.validation_classes": whole(0),
+    "data.loader.held_out_together": whole(1),
     "data.loader.num_workers": whole(0),
     "data.loader.test_batch_size": whole(1),
     "data.train_transform.scale": several(RATE, "two shares of the area, low and high, as [0.08, 1.0]", count=2),

@@ -24,6 +24,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 SCIENCE = ("data", "model", "loss", "tcm", "metrics", "optim", "trainer", "seed")
 DEBUG = "debug"  # there in a debug mode alone, whose runs are none of the others
 ELSEWHERE = ("machine", "paths")  # what differs from machine to machine and decides no number
+CHOSEN = "chosen"  # decides a number only where something refers to it
 FACTORS = {"data": "data", "backbone": "model/backbone", "loss": "loss", "tcm": "tcm"}
 # What says where the items of the data or the weights lie, not which they are; `sha256` beside it says that.
 PLACES = ("data.root", "data.file", "data.labels", "model.backbone.weights.file")
@@ -49,7 +50,7 @@ def science(cfg: DictConfig, *, seed: Any = None) -> dict[str, Any]:
         if key not in cfg:
             raise ConfigurationError(f"{key} cannot be taken away: nothing runs without it")
     named = [*SCIENCE, *([DEBUG] if DEBUG in cfg else [])]
-    anywhere = OmegaConf.masked_copy(cfg, [*named, *ELSEWHERE])
+    anywhere = OmegaConf.masked_copy(cfg, [*named, *ELSEWHERE, CHOSEN])
     OmegaConf.set_readonly(anywhere, False)
     if seed is not None:
         anywhere.seed = seed

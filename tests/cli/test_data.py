@@ -258,10 +258,10 @@ def test_a_bundled_set_is_verified_where_it_lies():
     done = data("verify", "icons", "--json")
     assert done.exit_code == 0
     found = json.loads(done.stdout)
-    assert found["train"] == {"classes": 512, "images": 2449}
+    assert found["train"] == {"classes": 120, "images": 2880}
     rows = data("table", "icons", "--split", "train").stdout.splitlines()
-    assert len(rows) == 2450
-    assert rows[4].endswith("icons/train.zip#accessibility/0,1,accessibility")
+    assert len(rows) == 2881
+    assert rows[4].endswith("icons/train.zip#accessibility/3,0,accessibility")
 
 
 def test_stats_describe_both_sides(cub_root):

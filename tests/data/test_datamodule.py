@@ -358,3 +358,10 @@ def test_a_batch_that_can_be_drawn_is_left_as_it_was_asked_for(caplog):
     module = features(classes_per_batch=6, images_per_class=9)  # no class has nine: each gives all, and more fill up
     assert (module.classes_per_batch, module.images_per_class) == (6, 9)
     assert caplog.messages == []
+
+
+def test_related_classes_are_held_out_together():
+    module = features(validation_classes=6, held_out_together=3)
+    assert module.validation_classes.tolist() == [3, 4, 5, 9, 10, 11]
+    with pytest.raises(ValueError, match="must be a multiple of the 3 that are held out together, got 4"):
+        features(validation_classes=4, held_out_together=3)

@@ -44,10 +44,14 @@ def composed(*overrides):
 
 @pytest.mark.parametrize(("group", "option"), list(options()))
 def test_every_option_of_every_group_composes_and_resolves(group, option):
-    plus = "+" if group in ("experiment", "sweep", "debug") else ""
-    made_by_prepare = ("emoji_full", "icons_full", "mnist")
+    plus = "+" if group in ("experiment", "evidence", "sweep", "debug") else ""
+    made_by_prepare = ("data=emoji_full", "data=icons_full", "data=mnist")
     needs = {
-        **{f"data={name}": ["data.sha256=none"] for name in made_by_prepare},
+        **{name: ["data.sha256=none"] for name in (*made_by_prepare, "evidence=emoji_mobilenetv2")},
+        "evidence=icons_mobilenetv2": ["data.sha256=none"],
+        "tcm=chosen": [
+            f"chosen.{side}_{what}=0.5" for side in ("positive", "negative") for what in ("margin", "weight")
+        ],
         "data=folder": ["data.root=conf"],
         "data=features": ["data.file=train.py"],
         "data=table": ["data.file=train.py"],

@@ -44,7 +44,8 @@ def omniglot(root: str | Path, *, side_px: int = 35, rotations: bool = False, su
         side_px: Side of the square that the published one of 105 px is shrunk to, by the mean of the pixels covered:
             35 is a third.
         rotations: In training, a character turned by 90, 180 or 270 degrees is a class of its own, as few-shot
-            learning has it: four times the classes. Test classes are never turned.
+            learning has it: four times the classes, of which the four of a character are neighbors. Test classes are
+            never turned.
         subset: See `omniglot_files`.
 
     Raises:
@@ -78,10 +79,10 @@ def _in_memory(table: ImageFiles, side_px: int) -> ImageArray:
 
 
 def _turned(table: ImageArray) -> ImageArray:
-    """Each class four times, turned by another quarter each time."""
-    quarters = range(4)
+    """Each class four times, turned by another quarter each time; the four are neighbors."""
+    turns = range(4)
     return ImageArray(
-        labels=np.concatenate([table.labels + quarter * table.num_classes for quarter in quarters]),
-        class_names=[f"{name} {90 * turn}".removesuffix(" 0") for turn in quarters for name in table.class_names],
-        images=np.concatenate([np.rot90(table.images, quarter, axes=(1, 2)) for quarter in quarters]),
+        labels=np.concatenate([4 * table.labels + turn for turn in turns]),
+        class_names=[f"{name} {90 * turn}" if turn else name for name in table.class_names for turn in turns],
+        images=np.concatenate([np.rot90(table.images, turn, axes=(1, 2)) for turn in turns]),
     )

@@ -16,8 +16,9 @@ from tcm_bench.prepare.recipes.drawings import halves
 SETS = {  # classes and images of both halves, all images taken
     "quickdraw": ((172, 17_200), (173, 17_300)),
     "emoji": ((538, 2_795), (539, 2_816)),
-    "icons": ((512, 2_449), (512, 2_548)),
-    "kanji": ((250, 2_500), (250, 2_500)),
+    "icons": ((120, 2_880), (120, 2_880)),
+    "kanji": ((120, 2_880), (120, 2_880)),
+    "hangul": ((120, 2_880), (120, 2_880)),
 }
 
 

@@ -32,11 +32,12 @@ def test_images_are_shrunk_by_the_mean_of_the_pixels_covered(root):
 def test_in_training_a_turned_character_is_another_class(root):
     plain, turned = omniglot(root, subset=True), omniglot(root, rotations=True, subset=True)
     assert turned.train.num_classes == 16
-    assert turned.train.class_names[:5] == [*plain.train.class_names, f"{plain.train.class_names[0]} 90"]
+    first, second, *_ = plain.train.class_names
+    assert turned.train.class_names[:5] == [first, f"{first} 90", f"{first} 180", f"{first} 270", second]
     for row, label in enumerate(turned.train.labels.tolist()):
-        quarter, first = divmod(label, 4)
-        assert plain.train.labels[row % 17] == first
-        assert (turned.train.images[row] == np.rot90(plain.train.images[row % 17], quarter)).all()
+        character, turn = divmod(label, 4)
+        assert plain.train.labels[row % 17] == character
+        assert (turned.train.images[row] == np.rot90(plain.train.images[row % 17], turn)).all()
     assert (turned.test.images == plain.test.images).all()
     assert len({plain.fingerprint, turned.fingerprint, omniglot(root, side_px=28, subset=True).fingerprint}) == 3
 
