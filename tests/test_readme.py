@@ -1,5 +1,6 @@
 """The README's code blocks are run, so that they cannot go stale."""
 
+import importlib.util
 import re
 import shlex
 import shutil
@@ -28,6 +29,15 @@ def blocks(language: str) -> list[str]:
 def commands() -> list[list[str]]:
     lines = (line for block in blocks("bash") for line in block.splitlines())
     return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def test_the_tables_are_those_of_the_rows():
+    """`python scripts/readme.py` writes them."""
+    spec = importlib.util.spec_from_file_location("readme", PROJECT_ROOT / "scripts" / "readme.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert len(script.MARKED.findall(README)) == 2
+    assert script.rendered(README) == README
 
 
 TRAIN = [words[2:] for words in commands() if words[:2] == ["python", "train.py"]]

@@ -86,7 +86,7 @@ def test_vectors_pass_the_backbone_by():
 
 def test_an_embedder_of_vectors_holds_a_head_only():
     embedder = Embedder(None, HEAD, num_features=6)
-    assert set(embedder.state_dict()) == HEAD_NAMES | {"head.origin"}
+    assert set(embedder.state_dict()) == HEAD_NAMES | {"head.origin", "head.unit"}
     torch.testing.assert_close(embedder(torch.randn(5, 6)).norm(dim=1), torch.ones(5))
     with pytest.raises(ValueError, match=r"takes vectors .* got a batch of shape \(2, 3, 4, 4\)"):
         embedder(torch.randn(2, 3, 4, 4))

@@ -38,8 +38,11 @@ def test_an_empty_embedding_is_refused():
 def test_a_centered_head_measures_vectors_from_their_mean():
     features = torch.randn(50, 8) + 100
     head = Head(8, 5)
-    shifted = head(features - features.mean(dim=0))
+    shifted = features - features.mean(dim=0)
+    shifted = head(shifted / shifted.norm(dim=1).mean())
     head.center(features)
     torch.testing.assert_close(head(features), shifted, rtol=1e-4, atol=1e-4)
-    assert "origin" in head.state_dict()
+    assert {"origin", "unit"} <= set(head.state_dict())
+    head.center(torch.ones(3, 8))  # all alike: there is no unit
+    assert head(torch.ones(1, 8)).isfinite().all()
     assert head.origin.requires_grad is False
