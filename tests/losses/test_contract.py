@@ -19,7 +19,12 @@ CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = [(group, path.stem) for group in ("loss", "tcm") for path in sorted((CONF / group).glob("*.yaml"))]
 OWN = [option for option in OPTIONS if option[1] in ("smooth_ap", "rs_at_k", "paper", "none")]
 CLASSES, DIM = 6, 8
-AROUND = {"data": {"num_train_classes": CLASSES}, "model": {"head": {"embedding_dim": DIM}}}
+CHOSEN = {"positive_margin": 0.8, "negative_margin": 0.4, "positive_weight": 1.0, "negative_weight": 0.3}
+AROUND = {
+    "data": {"num_train_classes": CLASSES},
+    "model": {"head": {"embedding_dim": DIM}},
+    "chosen": {"temperature": 0.01, **CHOSEN},
+}
 
 
 def tcm_loss(pairs):
