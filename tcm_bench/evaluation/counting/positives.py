@@ -57,7 +57,7 @@ class Positives:
         places = len(fixed.costs) + 1
         found = torch.zeros(2, len(self._set.sizes), places, dtype=torch.int64, device=fixed.costs.device)
         for queries, members, cosines in self._strips():
-            is_pair = self._searched_by(queries, members) | self._searched_by(members, queries).mT
+            is_pair = self._are_pairs(queries, members)
             together = max(1, HISTOGRAM // places)
             rows = (queries.flatten(), cosines.flatten(0, 1), is_pair.flatten(0, 1))
             for items, values, chosen in zip(*(part.split(together) for part in rows), strict=True):
@@ -79,7 +79,7 @@ class Positives:
         costs = torch.full(sizes.shape, torch.inf, dtype=torch.float64, device=sizes.device)
         parts: list[Tensor] = []
         for queries, members, cosines in self._strips():
-            is_pair = self._searched_by(queries, members) | self._searched_by(members, queries).mT
+            is_pair = self._are_pairs(queries, members)
             # A large class comes in several strips; each pair is found at both of its ends.
             parts.append(cosines.masked_fill(~is_pair, -torch.inf))
             if queries[0, -1] < members[0, -1]:
@@ -90,6 +90,10 @@ class Positives:
                 if rank:
                     costs[number] = found.kthvalue(len(found) - 2 * rank + 1).values
         return torch.where(costs == torch.inf, torch.inf, cost_of(costs, self._set.axis))
+
+    def _are_pairs(self, queries: Tensor, members: Tensor) -> Bool[Tensor, "g q n"]:
+        """Which of two items are a pair, whichever is the query."""
+        return self._searched_by(queries, members) | self._searched_by(members, queries).mT
 
     def _searched_by(self, queries: Tensor, members: Tensor) -> Bool[Tensor, "g q n"]:
         """Which members are in the gallery of which query, ``(g, q)`` and ``(g, n)`` rows."""
