@@ -1,28 +1,23 @@
 """Icons: one idea drawn in the icon sets of many designers."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from tcm_bench.packages import fetch
-from tcm_bench.prepare.recipes.drawings import Drawings, Recipe, distinct
+from tcm_bench.prepare.recipes.drawings import Drawings, Recipe, distinct, shuffle_key
 from tcm_bench.prepare.recipes.icons import PACKAGE, SIDE, ideas, permissive_sets
 
+NAME = "icons"
 CLASSES, IMAGES = 240, 24
-
-
-def digest(text: str) -> bytes:
-    """Sorts by it as a seeded shuffle would that no library can change."""
-    return hashlib.sha256(f"icons/{text}".encode()).digest()
 
 
 def collect(archives: Mapping[str, Path]) -> Drawings:
     """A fixed pick of the ideas with enough drawings that can be told apart, and of these drawings."""
     archive = archives[PACKAGE.name]
     drawn = distinct(ideas(archive, permissive_sets(archive), IMAGES), IMAGES)
-    picked = sorted(drawn, key=digest)[:CLASSES]
+    picked = sorted(drawn, key=lambda name: shuffle_key(NAME, name))[:CLASSES]
     return {
-        name: sorted(drawn[name], key=lambda drawing: digest(f"{name}/{drawing.source}"))[:IMAGES]
+        name: sorted(drawn[name], key=lambda drawing: shuffle_key(f"{NAME}/{name}", drawing.source))[:IMAGES]
         for name in sorted(picked)
     }
 
@@ -30,7 +25,7 @@ def collect(archives: Mapping[str, Path]) -> Drawings:
 def recipe(downloads: Path) -> Recipe:
     """The recipe, with the credits that the package states for its sets."""
     return Recipe(
-        name="icons",
+        name=NAME,
         title=f"Icons: one idea in the sets of {IMAGES} designers",
         packages=(PACKAGE,),
         collect=collect,

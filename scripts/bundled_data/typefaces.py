@@ -1,6 +1,5 @@
 """Characters of one script in many typefaces: how a glyph is drawn, and which characters are picked."""
 
-import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
 from tcm_bench.packages import Package, files
-from tcm_bench.prepare.recipes.drawings import Drawing, Drawings
+from tcm_bench.prepare.recipes.drawings import Drawing, Drawings, shuffle_key
 
 SIDE = 48
 OVERSAMPLING = 4
@@ -58,7 +57,7 @@ def picked(
     fonts = {face.name: font_bytes(archives[face.package.name], face.file) for face in typefaces}
     known = [TTFont(io.BytesIO(content)).getBestCmap() for content in fonts.values()]
     shared = [character for character in characters if all(ord(character) in has for has in known)]
-    shared.sort(key=lambda character: hashlib.sha256(f"{name}/{character}".encode()).digest())
+    shared.sort(key=lambda character: shuffle_key(name, character))
     loaded = {
         face: ImageFont.truetype(io.BytesIO(content), EM_PX * OVERSAMPLING, layout_engine=ImageFont.Layout.BASIC)
         for face, content in fonts.items()

@@ -74,12 +74,17 @@ def distinct(drawings: Mapping[str, Sequence[Drawing]], min_images: int) -> Draw
     return kept
 
 
+def shuffle_key(set_name: str, name: str) -> bytes:
+    """What names are sorted by for a seeded shuffle that no library can change: the hash of ``<set>/<name>``."""
+    return hashlib.sha256(f"{set_name}/{name}".encode()).digest()
+
+
 def halves(set_name: str, classes: Sequence[str]) -> dict[str, list[str]]:
     """The class-disjoint split: the half of the classes whose hashes come first is for training.
 
     The hash of ``<set>/<class>`` serves as a seeded shuffle that no library can change. The larger half of an
     odd number is for testing.
     """
-    shuffled = sorted(classes, key=lambda name: hashlib.sha256(f"{set_name}/{name}".encode()).digest())
+    shuffled = sorted(classes, key=lambda name: shuffle_key(set_name, name))
     middle = len(shuffled) // 2
     return {"train": sorted(shuffled[:middle]), "test": sorted(shuffled[middle:])}
