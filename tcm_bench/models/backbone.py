@@ -7,6 +7,7 @@ import timm
 from jaxtyping import Float
 from torch import Tensor, nn
 
+import tcm_bench.models.conv4  # noqa: F401  # registers its network with timm
 from tcm_bench.models.batch_norm import fold_batch_norm
 from tcm_bench.models.pooling import checked_pooling, pooled
 from tcm_bench.models.weights import Weights
