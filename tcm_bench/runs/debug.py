@@ -6,35 +6,17 @@ has a status of its own, and no table takes it.
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tcm_bench.data.decode import Picture
-from tcm_bench.data.table import FeatureTable, ImageTable, Splits, Table
+from tcm_bench.data.redraw import chosen
+from tcm_bench.data.table import Splits, Table
 from tcm_bench.report.scores import compared, score
 from tcm_bench.results.ledger import Result
 from tcm_bench.training.callbacks import HISTORY
 
 BY_HEART = 0.95  # share of the trained images whose nearest is of their class
-
-
-@dataclass(frozen=True, eq=False)
-class FewImages(ImageTable):
-    """Some of the images of another table.
-
-    Attributes:
-        whole: The other table.
-        rows: Which of its images, int64 ``(items,)``.
-    """
-
-    whole: ImageTable
-    rows: np.ndarray
-
-    def picture(self, index: int) -> Picture:
-        """The item's image, as the other table has it."""
-        return self.whole.picture(int(self.rows[index]))
 
 
 def few(splits: Splits, classes: int, images_per_class: int, further_classes: int = 0) -> Splits:
@@ -64,13 +46,7 @@ def _few(table: Table, classes: int, images_per_class: int) -> Table:
             [np.flatnonzero(role & (table.labels == name))[:images_per_class] for role in roles for name in kept]
         )
     )
-    labels = np.searchsorted(kept, table.labels[rows])
-    names = [table.class_names[name] for name in kept]
-    masks = table.roles(rows)
-    if isinstance(table, FeatureTable):
-        return FeatureTable(labels, names, table.features[rows], **masks)
-    assert isinstance(table, ImageTable)
-    return FewImages(labels, names, table, rows, **masks)
+    return chosen([table], kept, rows)
 
 
 def verdict(result: Result, run_dir: Path) -> Iterator[str]:

@@ -19,6 +19,7 @@ from torchmetrics import MetricCollection
 
 from tcm_bench.data.datamodule import RetrievalData
 from tcm_bench.data.features import frozen_features
+from tcm_bench.data.redraw import redrawn
 from tcm_bench.data.table import FeatureTable, ImageTable, Splits
 from tcm_bench.evaluation.metric import EmbeddingMetric
 from tcm_bench.losses.objective import Objective
@@ -99,8 +100,8 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
     )
     for metric in module.test_metrics.values():
         if isinstance(metric, EmbeddingMetric):
-            metric.query, metric.gallery = roles(splits.test)
-    describe(loggers, data_hash=splits.fingerprint, network=parts.identity)
+            metric.query, metric.gallery = roles(parts.data.splits.test)
+    describe(loggers, data_hash=parts.data.splits.fingerprint, network=parts.identity)
     with warnings.catch_warnings():
         for known in HARMLESS:
             warnings.filterwarnings("ignore", message=known)
@@ -148,6 +149,8 @@ def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path
             "the data are vectors already, so model/backbone would name a network that is not used; leave it out, or "
             "write model/backbone=none"
         )
+    if (seed := cfg.data.get("split_seed")) is not None:  # after the features, which are the same for every draw
+        splits = redrawn(splits, seed)
     _seed(cfg)
     make_head = build(cfg.model.head, trusted)
     if isinstance(splits.train, FeatureTable):

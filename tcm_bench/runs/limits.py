@@ -118,6 +118,7 @@ LIMITS: Mapping[str, Limit] = {
     "optim.schedule.milestones": several(above(0), "epochs in increasing order, as [40, 70]", increasing=True),
     "data.num_train_classes": or_null(whole(2)),
     "data.shrink_px": or_null(whole(1)),
+    "data.split_seed": or_null(whole(0)),
     "data.splits.images_per_class": or_null(whole(2)),
     "data.splits.test_share": inside(0, 1),
     "data.loader.classes_per_batch": whole(2),
