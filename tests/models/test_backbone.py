@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -50,6 +51,14 @@ def test_every_backbone_keeps_its_promises(backbone):
     missed = [name for name, p in embedder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert missed == []
     assert json.loads(json.dumps(backbone.identity)) == backbone.identity  # plain enough for keys and rows
+
+
+def test_four_convolutions_leave_one_position_of_28_px_and_take_no_classifier():
+    network = timm.create_model("conv4", num_classes=0, channels=8)
+    assert network.forward_features(torch.zeros(2, 3, 28, 28)).shape == (2, 8, 1, 1)
+    assert sum(p.numel() for p in network.parameters()) == 9 * 8 * (3 + 3 * 8) + 4 * 3 * 8  # kernels; biases and norms
+    with pytest.raises(ValueError, match="neither pretrained weights nor a classifier"):
+        timm.create_model("conv4", num_classes=10)
 
 
 def small(**changes) -> TimmBackbone:
