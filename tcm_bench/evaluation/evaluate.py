@@ -93,6 +93,13 @@ class Evaluation:
         }
 
     @property
+    def strictest_cosine(self) -> float:
+        """From which cosine on pairs are accepted at the lowest FAR of the calibration range; NaN if there is none."""
+        if self.settings.cost == "similarity":
+            return self.consistency.threshold_high
+        return 1 - self.consistency.threshold_low**2 / 2
+
+    @property
     def reason(self) -> str | None:
         """Why a score is undefined; None if none is."""
         no_query = None if int(self.queries.sum()) else "recall: there is no query"

@@ -32,6 +32,8 @@ class Tried(NamedTuple):
         seeds: How many.
         recall_val: R@1 on held-out classes.
         opis_val: OPIS there.
+        cosine_val: Where the calibration range begins there, at a FAR of 1 % if nothing else is set: a first value for
+            TCM's negative margin.
         recall: R@1 on the test classes.
         opis: OPIS there.
     """
@@ -42,6 +44,7 @@ class Tried(NamedTuple):
     seeds: int
     recall_val: float
     opis_val: float
+    cosine_val: float
     recall: float
     opis: float
 
@@ -83,9 +86,10 @@ def choices(results: Iterable[Result], tolerance: float = TOLERANCE) -> list[Cho
 
 def _tried(of: tuple[str, ...], key: tuple[str, str], runs: Sequence[Result]) -> Tried:
     names = (f"{RECALL}_val", f"{OPIS}_val", RECALL, OPIS)
-    means = [_mean([run.metrics.get(name) for run in runs]) for name in names]
+    recall_val, opis_val, *tested = [_mean([run.metrics.get(name) for run in runs]) for name in names]
+    cosine_val = _mean([run.threshold.get("strictest_cosine_val") for run in runs])
     data, backbone, loss = of
-    return Tried((data, backbone, loss), *key, len(runs), *means)
+    return Tried((data, backbone, loss), *key, len(runs), recall_val, opis_val, cosine_val, *tested)
 
 
 def _chosen(tried: list[Tried], tolerance: float) -> Choice:
@@ -133,13 +137,23 @@ def markdown(found: Sequence[Choice], name: str, tolerance: float = TOLERANCE) -
 
 
 def _table(choice: Choice) -> str:
-    titles = ["setting", "TCM", "seeds", "held-out R@1 %", "held-out OPIS e-3", "test R@1 %", "test OPIS e-3"]
-    lines = [f"| {' | '.join(titles)} |", "| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
+    titles = [
+        "setting",
+        "TCM",
+        "seeds",
+        "held-out R@1 %",
+        "held-out OPIS e-3",
+        "cosine at lowest FAR",
+        "test R@1 %",
+        "test OPIS e-3",
+    ]
+    lines = [f"| {' | '.join(titles)} |", f"| --- | --- | {' | '.join(['---:'] * (len(titles) - 2))} |"]
     for one in sorted(choice.tried, key=lambda one: (one.setting, bool(one.tcm))):
         is_chosen = one in (choice.base, choice.tcm)
         held_out = [_number(one.recall_val, RECALL), _number(one.opis_val, OPIS)]
         if choice.base and one != choice.base and one.setting == choice.base.setting and choice.base.opis_val:
             held_out[1] += f" ({100 * (one.opis_val / choice.base.opis_val - 1):+.0f} %)"
+        held_out.append("–" if math.isnan(one.cosine_val) else f"{one.cosine_val:.2f}")
         tested = [_number(one.recall, RECALL), _number(one.opis, OPIS)] if is_chosen else ["", ""]
         cells = [one.setting or "–", one.tcm or "none", str(one.seeds), *held_out, *tested]
         lines.append(f"| {' | '.join(f'**{cell}**' if is_chosen and cell else cell for cell in cells)} |")

@@ -81,6 +81,7 @@ def measured(
         tested["_val"] = module.held_out_metrics
     scores = {f"{name}{of}": value for of, one in tested.items() for name, value in _floats(one.compute()).items()}
     found = {"unseen": _evaluations(module.test_metrics), "seen": _evaluations(module.seen_metrics)}
+    held_out = _evaluations(module.held_out_metrics) if len(data.validation_classes) else []
     reasons = [
         f"{classes} classes: {one.consistency.reason}"
         for classes, evaluations in found.items()
@@ -101,6 +102,8 @@ def measured(
         ends = {"threshold_low": one.consistency.threshold_low, "threshold_high": one.consistency.threshold_high}
         threshold |= {**one.settings.recorded(), **plain(ends)}
         counts |= one.counts()
+    for one in held_out:
+        threshold |= plain({"strictest_cosine_val": one.strictest_cosine})
     return Measured(
         reason="; ".join(reasons) or None,
         metrics={**scores, "recall_at_1_before": before},

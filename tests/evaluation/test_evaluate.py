@@ -63,6 +63,17 @@ def test_counts_by_class_and_rates_match_the_brute_force(roles, axis):
     assert (negatives if axis == "distance" else negatives.flip(1)).equal(brute.accepted(increasing)[1])
 
 
+@pytest.mark.parametrize("axis", ["distance", "similarity", "far"])
+def test_the_calibration_range_begins_at_the_same_cosine_on_every_axis(axis):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(20), 6)
+    x = rng.normal(size=(20, 16))[labels] + rng.normal(size=(120, 16))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    negative = np.sort((x @ x.T)[labels[:, None] < labels])[::-1]
+    found = evaluate(x, labels, axis=axis, far_bounds=(0.02, 0.1))
+    assert found.strictest_cosine == pytest.approx(negative[math.ceil(0.02 * len(negative)) - 1], abs=1e-9)
+
+
 def test_parts_are_those_of_the_single_functions():
     x, y = drawn("clustered", 80, 6, 9)
     result = evaluate(x, y, ks=(1, 4), eps=0.3)

@@ -34,6 +34,7 @@ def tried(run):
             opis_val=held_out[1],
             recall_at_1=test[0],
             opis=test[1],
+            threshold={"strictest_cosine_val": 0.6 + lr},
         )
 
     return make
@@ -95,6 +96,7 @@ def test_the_files_show_the_test_of_what_was_chosen_alone(tried, tmp_path):
     assert "11.1" in said
     assert "22.2" not in said
     assert "(-67 %)" in said
+    assert said.count("0.70") == 5  # where the calibration range begins, of every row
     assert "No TCM setting keeps R@1." in said
 
 
