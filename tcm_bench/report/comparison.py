@@ -90,7 +90,7 @@ def markdown(found: Comparisons, name: str) -> str:
         _preamble(rows),
         *(f"**Warning:** {text}" for text in _warnings(found)),
         "## Claims",
-        _pipe_table(
+        pipe_table(
             ("here, on unseen classes", "the article, on its 16 comparisons"),
             _claims(found),
         ),
@@ -157,7 +157,7 @@ def _measured_table(found: Comparisons, suffix: str = "", *, details: bool = Fal
     if len(found.rows):
         mean = _mean_row(found, shown, suffix, before=before)
         body.append([f"**{cell}**" if str(cell) else "" for cell in mean])
-    return _pipe_table(titles, body, left=3)
+    return pipe_table(titles, body, left=3)
 
 
 def _shown(found: Comparisons) -> list[Score]:
@@ -176,7 +176,7 @@ def _body(
         cells: list[str | Cell] = [*names]
         if before:
             cells.append(_number(row["recall_at_1_before"], BEFORE))
-        body.append(cells + [_cell(row, metric, suffix) for metric in shown])
+        body.append(cells + [cell(row, metric, suffix) for metric in shown])
     return body
 
 
@@ -215,7 +215,8 @@ def _changes(rows: pd.DataFrame, metric: Score, suffix: str = "") -> pd.Series:
     return (100 * (tcm - base) / base[base != 0] if metric.relative else metric.scale * (tcm - base)).dropna()
 
 
-def _cell(row: Mapping[str, Any], metric: Score, suffix: str) -> Cell:
+def cell(row: Mapping[str, Any], metric: Score, suffix: str = "") -> Cell:
+    """A score of both arms of a comparison; an asterisk if the interval of the paired difference leaves out 0."""
     column = f"{metric.name}{suffix}"
     base, tcm = row[f"{column}_base"], row[f"{column}_tcm"]
     if math.isnan(base) and math.isnan(tcm):
@@ -250,13 +251,14 @@ def _claims(found: Comparisons) -> list[tuple[str, str]]:
     """What the rows say of OPIS and R@1, each beside what the article says."""
     recall, opis, *worst = _shown(found)
     return [
-        (_count(found.rows, opis), ARTICLE[0]),
-        *((_count(found.rows, metric), DASH) for metric in worst),
-        (_count(found.rows, recall), ARTICLE[1]),
+        (counted(found.rows, opis), ARTICLE[0]),
+        *((counted(found.rows, metric), DASH) for metric in worst),
+        (counted(found.rows, recall), ARTICLE[1]),
     ]
 
 
-def _count(rows: pd.DataFrame, metric: Score) -> str:
+def counted(rows: pd.DataFrame, metric: Score) -> str:
+    """In how many comparisons a score changes for the better, by how much, and how often the intervals leave out 0."""
     change = (rows[f"{metric.name}_tcm"] - rows[f"{metric.name}_base"]).dropna()
     improved = (change > 0) if metric.higher_is_better else (change < 0)
     shown = _changes(rows, metric)
@@ -267,9 +269,9 @@ def _count(rows: pd.DataFrame, metric: Score) -> str:
         unit = "%" if metric.relative else "points"
         text += f", between {shown.min():+.1f} and {shown.max():+.1f} {unit}, mean {shown.mean():+.1f}"
     if _has_intervals(rows):
-        bound = rows[f"{metric.name}_change_{'low' if metric.higher_is_better else 'high'}"]
-        sure = (bound > 0) if metric.higher_is_better else (bound < 0)
-        text += f"; in {sure.sum()} of them the 95 % interval leaves out 0"
+        up, down = rows[f"{metric.name}_change_low"] > 0, rows[f"{metric.name}_change_high"] < 0
+        better, worse = (up, down) if metric.higher_is_better else (down, up)
+        text += f"; in {better.sum()} of them, and in {worse.sum()} of the others, the 95 % interval leaves out 0"
     return text
 
 
@@ -300,7 +302,7 @@ def _interval_table(found: Comparisons) -> str:
             )
             cells.append(DASH if math.isnan(low) else f"{change:+.2f} [{low:+.2f}, {high:+.2f}]")
         body.append(cells)
-    return _pipe_table(["data", "backbone", "loss", "seeds", *(metric.title for metric in _shown(found))], body, left=3)
+    return pipe_table(["data", "backbone", "loss", "seeds", *(metric.title for metric in _shown(found))], body, left=3)
 
 
 def _settings(found: Comparisons) -> str:
@@ -330,7 +332,8 @@ def _warnings(found: Comparisons) -> list[str]:
     return [f"the runs measured OPIS with different settings ({_listed(differ)}) and cannot be compared"]
 
 
-def _pipe_table(titles: Sequence[str], body: Sequence[Sequence[str]], left: int = 99) -> str:
+def pipe_table(titles: Sequence[str], body: Sequence[Sequence[str]], left: int = 99) -> str:
+    """GitHub-flavoured Markdown; the first `left` columns are aligned to the left, the others to the right."""
     rule = ["---" if i < left else "---:" for i in range(len(titles))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, rule, *body))
 
