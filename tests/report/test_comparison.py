@@ -107,7 +107,8 @@ def test_several_seeds_add_intervals_and_mark_what_they_bear_out(run, tmp_path):
     assert "40.0 → 30.0 ↓ -25.0%* |" in text  # -10 +- 0.25 e-3
     assert "40.0 → 38.0 ↓ -5.0% |" in text  # -2 +- 2.48 e-3
     assert (
-        "OPIS fell in 3 of 3, between -25.0 and -5.0 %, mean -18.3; in 2 of them the 95 % interval leaves out 0" in text
+        "OPIS fell in 3 of 3, between -25.0 and -5.0 %, mean -18.3; in 2 of them, and in 0 of the others, the 95 % "
+        "interval leaves out 0" in text
     )
     assert "| emoji | resnet50 | smooth_ap | 3 | +0.00 [+0.00, +0.00] | -10.00 [-10.25, -9.75] |" in text
     assert "-2.00 [-4.48, +0.48]" in text

@@ -11,7 +11,7 @@ def rows(*changes):
     for number, opis in enumerate(changes):
         recall = 0.505 if number == 0 else 0.49
         made.append({
-            "data": "kanji", "backbone": "vit", "loss": f"loss_{number}",
+            "data": "kanji", "backbone": "vit", "loss": f"loss_{number}", "seeds": 3,
             "recall_at_1_base": 0.5, "recall_at_1_tcm": recall,
             "recall_at_1_change_low": recall - 0.501, "recall_at_1_change_high": recall - 0.499,
             "opis_base": 0.02, "opis_tcm": 0.02 + opis,
@@ -23,23 +23,23 @@ def rows(*changes):
 def test_each_row_has_both_values_the_change_and_a_mark_if_it_is_sure():
     lines = headline(rows(-0.005, 0.0005, 0.004)).splitlines()
     assert lines[0] == "| data | backbone | loss | R@1 % | OPIS e-3 |"
-    assert lines[2] == "| kanji | vit | loss_0 | 50.0 → 50.5 (+0.5\\*) | 20.0 → 15.0 (-25 %\\*) |"
-    assert lines[3] == "| kanji | vit | loss_1 | 50.0 → 49.0 (-1.0\\*) | 20.0 → 20.5 (+2 %) |"
+    assert lines[2] == "| kanji | vit | loss_0 | 50.0 → 50.5 ↑ +0.5* | 20.0 → 15.0 ↓ -25.0%* |"
+    assert lines[3] == "| kanji | vit | loss_1 | 50.0 → 49.0 ↓ -1.0* | 20.0 → 20.5 ↑ +2.5% |"
 
 
 def test_the_sentences_count_what_became_better_and_what_of_it_is_sure():
     recall, opis = headline(rows(-0.005, -0.0005, 0.004)).splitlines()[-2:]
     assert recall == (
-        "- R@1 rose in 1 of 3, mean -0.5 points, between -1.0 and +0.5; the interval leaves out 0 in 1 of them and in "
-        "2 of the others."
+        "- R@1 rose in 1 of 3, between -1.0 and +0.5 points, mean -0.5; in 1 of them, and in 2 of the others, the 95 % "
+        "interval leaves out 0."
     )
     assert opis == (
-        "- OPIS fell in 2 of 3, mean -2.5 %, between -25.0 and +20.0; the interval leaves out 0 in 1 of them and in "
-        "1 of the others."
+        "- OPIS fell in 2 of 3, between -25.0 and +20.0 %, mean -2.5; in 1 of them, and in 1 of the others, the 95 % "
+        "interval leaves out 0."
     )
 
 
 def test_without_an_arm_there_is_a_dash():
     one = rows(-0.005)
     one.loc[0, "opis_tcm"] = float("nan")
-    assert headline(one).splitlines()[2].endswith("| – |")
+    assert headline(one).splitlines()[2].endswith("| 20.0 → – |")
