@@ -86,7 +86,7 @@ def test_every_choice_of_the_sweeps_that_come_along_can_be_built(name):
         for key, value in composed(f"+sweep={name}", return_hydra_config=True).hydra.sweeper.params.items()
     }
     first = {key: values[0] for key, values in axes.items()}
-    runs = {"mini": 96, "base": 42, "margins": 42, "evidence": 126}.get(name, 32)  # the two arms of 16 comparisons
+    runs = {"mini": 96, "base": 42, "margins": 42, "evidence": 126, "why": 12}.get(name, 32)  # the two arms of 16 comparisons
     assert math.prod(map(len, axes.values())) == runs
     for chosen in [{**first, key: value} for key, values in axes.items() for value in values]:
         words = [f"{key}={value.strip()}" for key, value in chosen.items()]
