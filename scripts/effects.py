@@ -1,6 +1,6 @@
 """Draw what TCM changes against one setting at a time: ``python scripts/effects.py``.
 
-Reads the rows of ``results/why_*.csv`` and writes ``docs/evidence/<same name>.png``; docs/evidence.md says which commands
+Reads the rows of ``results/why_*.csv`` and writes ``docs/evidence/<study>.png``; docs/evidence.md has the commands that
 made the rows.
 """
 

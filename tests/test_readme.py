@@ -1,4 +1,4 @@
-"""The README's code blocks are run, so that they cannot go stale."""
+"""The code blocks of the README and of docs/ are run, so that they cannot go stale."""
 
 import importlib.util
 import re
@@ -19,11 +19,13 @@ from tcm_bench.runs.naming import PROJECT_ROOT
 from tcm_bench.training.callbacks import CHECKPOINT
 
 README = (PROJECT_ROOT / "README.md").read_text()
+DOCUMENTS = {name: (PROJECT_ROOT / name).read_text() for name in ("README.md", "docs/evidence.md")}
 CODE = re.compile(r"`([^`]+)`")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    text = "\n".join(DOCUMENTS.values())
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[list[str]]:
@@ -31,13 +33,15 @@ def commands() -> list[list[str]]:
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-def test_the_tables_are_those_of_the_rows():
-    """`python scripts/readme.py` writes them."""
-    spec = importlib.util.spec_from_file_location("readme", PROJECT_ROOT / "scripts" / "readme.py")
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_tables_are_those_of_the_rows(name):
+    """`python scripts/tables.py` writes them."""
+    spec = importlib.util.spec_from_file_location("tables", PROJECT_ROOT / "scripts" / "tables.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    assert len(script.MARKED.findall(README)) == 2
-    assert script.rendered(README) == README
+    assert set(script.DOCUMENTS) == set(DOCUMENTS)
+    assert script.MARKED.findall(DOCUMENTS[name])
+    assert script.rendered(DOCUMENTS[name]) == DOCUMENTS[name]
 
 
 TRAIN = [words[2:] for words in commands() if words[:2] == ["python", "train.py"]]
@@ -55,7 +59,7 @@ def test_every_command_is_accounted_for():
 
 @pytest.mark.parametrize("overrides", TRAIN, ids=" ".join)
 def test_every_training_command_composes(overrides, tmp_path):
-    single = [re.sub(r"=range\((\d+),.*\)", r"=\1", word) for word in overrides if word != "-m"]
+    single = [re.sub(r"=(?:range\((\d+),.*\)|([^,()\[{]+),.*)$", r"=\1\2", word) for word in overrides if word != "-m"]
     single = [re.sub(r"=my\.\w+$", f"={PROJECT_ROOT / 'train.py'}", word) for word in single]
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
         assert len(compose("config", single).run_id) == 12
@@ -94,9 +98,12 @@ def test_make_knows_every_target(target):
     subprocess.run([make, "--dry-run", target], cwd=PROJECT_ROOT, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
-def test_every_link_leads_somewhere(path):
-    assert (PROJECT_ROOT / path).exists()
+LINKS = [(name, path) for name in DOCUMENTS for path in re.findall(r"\]\((?!https?:)([^)#]+)\)", DOCUMENTS[name])]
+
+
+@pytest.mark.parametrize(("name", "path"), LINKS)
+def test_every_link_leads_somewhere(name, path):
+    assert ((PROJECT_ROOT / name).parent / path).exists()
 
 
 @pytest.mark.parametrize("subcommand", sorted(set(re.findall(r"`tcm-bench (\w+)", README))))

@@ -182,6 +182,10 @@ VALUES = [  # refused by the same checks, asked without a process for each
     ("trainer.max_epochs=null", "trainer.max_epochs must be a whole number of at least 1", "null"),
     ("+trainer.max_steps=0", "trainer.max_steps must be a whole number of at least 1, or -1"),
     ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val must be a number above 0, or null"),
+    (
+        "trainer.gradient_clip_val=1 trainer.precision=bf16-mixed",
+        "trainer.gradient_clip_val with trainer.precision=bf16-mixed needs optim.optimizer.fused=false",
+    ),
     ("trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch must be"),
     ("trainer.precision=16x", "trainer.precision must be one of 32-true"),
     ("optim.head_lr_scale=-1", "optim.head_lr_scale must be a number above 0"),
