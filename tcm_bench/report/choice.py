@@ -1,7 +1,8 @@
 """Settings chosen on training classes that were held out: what was tried, what was chosen, what came out on the test.
 
 Of each comparison first the baseline is chosen, by retrieval on the held-out classes; then, among the TCM settings that
-share its other settings, the one of least OPIS there whose R@1 is not below the baseline's by more than a tolerance.
+share its other settings, the one of least OPIS there, below the baseline's, whose R@1 is not below the baseline's by
+more than a tolerance.
 The test classes have no part in it; they are shown for the two that were chosen, and for nothing else.
 """
 
@@ -55,7 +56,7 @@ class Choice(NamedTuple):
     Attributes:
         tried: All settings, in the order in which they were first met.
         base: The baseline chosen; None if none has held-out classes.
-        tcm: The TCM setting chosen; None if none keeps R@1.
+        tcm: The TCM setting chosen; None if none keeps R@1 and lowers OPIS.
     """
 
     tried: Sequence[Tried]
@@ -100,7 +101,10 @@ def _chosen(tried: list[Tried], tolerance: float) -> Choice:
     kept = [
         one
         for one in tried
-        if one.tcm and one.setting == base.setting and one.recall_val >= base.recall_val - tolerance
+        if one.tcm
+        and one.setting == base.setting
+        and one.recall_val >= base.recall_val - tolerance
+        and one.opis_val < base.opis_val
     ]
     return Choice(tried, base, min(kept, key=lambda one: one.opis_val, default=None))
 
@@ -124,15 +128,16 @@ def markdown(found: Sequence[Choice], name: str, tolerance: float = TOLERANCE) -
     parts = [
         f"# Settings chosen on held-out classes: `{name}`",
         "Scores on training classes that were held out, means over the seeds; **bold**: chosen. The baseline is the "
-        f"one of best R@1; TCM's the one of least OPIS whose R@1 is at most {100 * tolerance:g} points below. The "
-        "test classes had no part in the choice and are shown for what was chosen only.",
+        "one of best R@1; TCM's the one of least OPIS, below the baseline's, whose R@1 is at most "
+        f"{100 * tolerance:g} points below. The test classes had no part in the choice and are shown for what was "
+        "chosen only.",
     ]
     for choice in found:
         parts += [f"## {' '.join(choice.tried[0].of)}", _table(choice)]
         if choice.base is None:
             parts.append("No baseline with held-out classes has finished.")
         elif choice.tcm is None:
-            parts.append("No TCM setting keeps R@1.")
+            parts.append("No TCM setting keeps R@1 and lowers OPIS.")
     return "\n\n".join(parts) + "\n"
 
 
