@@ -57,7 +57,7 @@ def simulated(images, width, populations, draws, classes):
 
 
 @pytest.mark.parametrize("width", [0.16, 0.25])  # most classes are whole at the thresholds, or few are
-@pytest.mark.parametrize(("images", "simulations", "classes"), [(5, (6, 5), 200), (20, (4, 3), 100), (60, (3, 2), 40)])
+@pytest.mark.parametrize(("images", "simulations", "classes"), [(5, (6, 5), 200), (20, (5, 5), 100), (60, (3, 2), 40)])
 def test_corrected_opis_recovers_the_truth(images, simulations, classes, width):
     """In the mean; the plain one is up to twice too large. `tests/benchmarks/noise.py` takes 100 simulations each."""
     plain, corrected, true = simulated(images, width, *simulations, classes)
