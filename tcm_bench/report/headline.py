@@ -19,8 +19,10 @@ def headline(rows: pd.DataFrame) -> str:
     """
     shown = [score(name) for name in SHOWN if f"{name}_base" in rows]
     titles = ["data", "backbone", "loss", *(f"{metric.title} {metric.unit}" for metric in shown)]
+    kinds = rows["tcm"].str.partition(" ")[0]  # `paper`, `chosen`: without the values, which the rows have
+    losses = rows["loss"] + (" (" + kinds + ")" if kinds.nunique() > 1 else "")
     body = [
-        [row["data"], row["backbone"], row["loss"], *(str(cell(row, metric)) for metric in shown)]
-        for row in rows.to_dict("records")
+        [row["data"], row["backbone"], loss, *(str(cell(row, metric)) for metric in shown)]
+        for row, loss in zip(rows.to_dict("records"), losses, strict=True)
     ]
     return "\n".join([pipe_table(titles, body, left=3), "", *(f"- {counted(rows, metric)}." for metric in shown)])

@@ -11,7 +11,7 @@ def rows(*changes):
     for number, opis in enumerate(changes):
         recall = 0.505 if number == 0 else 0.49
         made.append({
-            "data": "kanji", "backbone": "vit", "loss": f"loss_{number}", "seeds": 3,
+            "data": "kanji", "backbone": "vit", "loss": f"loss_{number}", "seeds": 3, "tcm": "chosen weight=1",
             "recall_at_1_base": 0.5, "recall_at_1_tcm": recall,
             "recall_at_1_change_low": recall - 0.501, "recall_at_1_change_high": recall - 0.499,
             "opis_base": 0.02, "opis_tcm": 0.02 + opis,
@@ -37,6 +37,13 @@ def test_the_sentences_count_what_became_better_and_what_of_it_is_sure():
         "- OPIS fell in 2 of 3, between -25.0 and +20.0 %, mean -2.5; in 1 of them, and in 1 of the others, the 95 % "
         "interval leaves out 0."
     )
+
+
+def test_several_kinds_of_tcm_are_told_apart():
+    found = rows(-0.005, 0.0005)
+    found.loc[1, "tcm"] = "paper"
+    lines = headline(found).splitlines()
+    assert [line.split(" | ")[2] for line in lines[2:4]] == ["loss_0 (chosen)", "loss_1 (paper)"]
 
 
 def test_without_an_arm_there_is_a_dash():
