@@ -44,8 +44,8 @@ def chosen(tables: Sequence[Table], classes: np.ndarray, rows: np.ndarray) -> Ta
     labels, names = np.searchsorted(classes, labels[rows]), [names[label] for label in classes]
     query, gallery = (_mask(tables, role, rows) for role in ("query", "gallery"))
     if all(isinstance(table, FeatureTable) for table in tables):
-        features = np.concatenate([table.features for table in tables if isinstance(table, FeatureTable)])
-        return FeatureTable(labels, names, features[rows], query=query, gallery=gallery)
+        features = _taken([table.features for table in tables if isinstance(table, FeatureTable)], rows)
+        return FeatureTable(labels, names, features, query=query, gallery=gallery)
     images = [table for table in tables if isinstance(table, ImageTable)]
     return ChosenImages(labels, names, images, rows, query=query, gallery=gallery)
 
@@ -73,6 +73,17 @@ def _end_to_end(tables: Sequence[Table]) -> tuple[np.ndarray, list[str]]:
     firsts = np.cumsum([0, *(table.num_classes for table in tables)])
     labels = [table.labels + first for table, first in zip(tables, firsts, strict=False)]
     return np.concatenate(labels), [name for table in tables for name in table.class_names]
+
+
+def _taken(parts: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Rows of arrays laid end to end; no other row is read, for they may be files larger than memory."""
+    taken = np.empty((len(rows), *parts[0].shape[1:]), dtype=parts[0].dtype)
+    first = 0
+    for part in parts:
+        inside = (rows >= first) & (rows < first + len(part))
+        taken[inside] = part[rows[inside] - first]
+        first += len(part)
+    return taken
 
 
 def _mask(tables: Sequence[Table], name: str, rows: np.ndarray) -> np.ndarray | None:
