@@ -1,4 +1,4 @@
-"""Parts of tables put together anew: some of the items, or other halves."""
+"""Tables put together anew: some of the items, or another draw of which classes train and which test."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tcm_bench.data.table import FeatureTable, ImageTable, Splits, Table
 
 
 @dataclass(frozen=True, eq=False)
-class ChosenImages(ImageTable):
+class SubsetImages(ImageTable):
     """Some of the images of other tables.
 
     Attributes:
@@ -32,7 +32,7 @@ class ChosenImages(ImageTable):
         raise IndexError(f"row {self.rows[index]} is beyond the last table")
 
 
-def chosen(tables: Sequence[Table], classes: np.ndarray, rows: np.ndarray) -> Table:
+def subset(tables: Sequence[Table], classes: np.ndarray, rows: np.ndarray) -> Table:
     """Some items of tables of one kind that share no class, as a table.
 
     Args:
@@ -47,11 +47,11 @@ def chosen(tables: Sequence[Table], classes: np.ndarray, rows: np.ndarray) -> Ta
         features = _taken([table.features for table in tables if isinstance(table, FeatureTable)], rows)
         return FeatureTable(labels, names, features, query=query, gallery=gallery)
     images = [table for table in tables if isinstance(table, ImageTable)]
-    return ChosenImages(labels, names, images, rows, query=query, gallery=gallery)
+    return SubsetImages(labels, names, images, rows, query=query, gallery=gallery)
 
 
 def redrawn(splits: Splits, seed: int) -> Splits:
-    """Other halves of the same classes: as many to train and as many to test, drawn from all of them.
+    """Another split of the same classes: as many to train and as many to test, drawn from all of them.
 
     What changes from one draw to the next is what the choice of classes does to a score. A benchmark has one split, and
     a number on another is none of its numbers.
@@ -63,8 +63,8 @@ def redrawn(splits: Splits, seed: int) -> Splits:
     tables = (splits.train, splits.test)
     labels, names = _end_to_end(tables)
     drawn = np.random.default_rng(seed).permutation(len(names))
-    halves = [np.sort(half) for half in np.split(drawn, [splits.train.num_classes])]
-    train, test = (chosen(tables, half, np.flatnonzero(np.isin(labels, half))) for half in halves)
+    sides = [np.sort(classes) for classes in np.split(drawn, [splits.train.num_classes])]
+    train, test = (subset(tables, classes, np.flatnonzero(np.isin(labels, classes))) for classes in sides)
     return Splits(train, test, hashlib.sha256(f"{splits.fingerprint} {seed}".encode()).hexdigest())
 
 
@@ -87,7 +87,7 @@ def _taken(parts: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
 
 
 def _mask(tables: Sequence[Table], name: str, rows: np.ndarray) -> np.ndarray | None:
-    """A role of the chosen items; None if no table has it."""
+    """A role of these items; None if no table has it."""
     masks = [table.roles()[name] for table in tables]
     if all(mask is None for mask in masks):
         return None

@@ -1,7 +1,5 @@
 """The network of four convolutions that few-shot learning measures Omniglot with, under a name of timm's."""
 
-from typing import Any
-
 from jaxtyping import Float
 from timm.models import register_model
 from torch import Tensor, nn
@@ -34,8 +32,16 @@ class Conv4(nn.Module):
 
 
 @register_model
-def conv4(pretrained: bool = False, num_classes: int = 0, channels: int = 64, **of_timm: Any) -> Conv4:
-    """What timm calls to make one; there are no weights to load, and no classifier."""
+def conv4(
+    pretrained: bool = False,
+    num_classes: int = 0,
+    channels: int = 64,
+    *,
+    pretrained_cfg: object = None,
+    pretrained_cfg_overlay: object = None,
+    cache_dir: object = None,
+) -> Conv4:
+    """What timm calls to make one, with arguments that all its networks take; there are no weights to load."""
     if pretrained or num_classes:
         raise ValueError("conv4 has neither pretrained weights nor a classifier")
     return Conv4(channels)

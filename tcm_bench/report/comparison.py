@@ -172,7 +172,7 @@ def _body(
     found: Comparisons, shown: Sequence[Score], suffix: str = "", *, before: bool = True
 ) -> list[list[str | Cell]]:
     body = []
-    for row, names in zip(found.rows.to_dict("records"), _names(found.rows), strict=True):
+    for row, names in zip(found.rows.to_dict("records"), row_names(found.rows), strict=True):
         cells: list[str | Cell] = [*names]
         if before:
             cells.append(_number(row["recall_at_1_before"], BEFORE))
@@ -180,7 +180,7 @@ def _body(
     return body
 
 
-def _names(rows: pd.DataFrame) -> list[list[str]]:
+def row_names(rows: pd.DataFrame) -> list[list[str]]:
     """First four cells of each row; the loss says with which settings, and with which TCM if there are several."""
     several = rows.loc[rows["tcm"] != "", "tcm"].nunique() > 1
     details = [
@@ -289,7 +289,7 @@ def _has_intervals(rows: pd.DataFrame) -> bool:
 
 def _interval_table(found: Comparisons) -> str:
     body = []
-    for row, names in zip(found.rows.to_dict("records"), _names(found.rows), strict=True):
+    for row, names in zip(found.rows.to_dict("records"), row_names(found.rows), strict=True):
         cells = [*names]
         for metric in _shown(found):
             change, low, high = (

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from tcm_bench.report.comparison import cell, counted, pipe_table
+from tcm_bench.report.comparison import cell, counted, pipe_table, row_names
 from tcm_bench.report.scores import score
 
 SHOWN = ("recall_at_1", "opis", "opis_corrected", "opis_10pct")
@@ -15,14 +15,20 @@ def headline(rows: pd.DataFrame) -> str:
         rows: One a comparison; fractions.
 
     Returns:
-        A table, and beneath it how many comparisons changed for the better, by how much, and how surely.
+        A table, and beneath it how many comparisons changed for the better, by how much, and how surely: a sentence
+        for each score and kind of TCM.
     """
     shown = [score(name) for name in SHOWN if f"{name}_base" in rows]
     titles = ["data", "backbone", "loss", *(f"{metric.title} {metric.unit}" for metric in shown)]
-    kinds = rows["tcm"].str.partition(" ")[0]  # `paper`, `chosen`: without the values, which the rows have
-    losses = rows["loss"] + (" (" + kinds + ")" if kinds.nunique() > 1 else "")
+    rows = rows.assign(tcm=rows["tcm"].str.partition(" ")[0])  # `paper`, `chosen`: without the values, which rows have
     body = [
-        [row["data"], row["backbone"], loss, *(str(cell(row, metric)) for metric in shown)]
-        for row, loss in zip(rows.to_dict("records"), losses, strict=True)
+        [*names[:3], *(str(cell(row, metric)) for metric in shown)]
+        for row, names in zip(rows.to_dict("records"), row_names(rows), strict=True)
     ]
-    return "\n".join([pipe_table(titles, body, left=3), "", *(f"- {counted(rows, metric)}." for metric in shown)])
+    kinds = dict(list(rows.groupby("tcm", sort=False)))
+    sentences = [
+        f"- {f'{kind}: ' if len(kinds) > 1 else ''}{counted(of_kind, metric)}."
+        for kind, of_kind in kinds.items()
+        for metric in shown
+    ]
+    return "\n".join([pipe_table(titles, body, left=3), "", *sentences])

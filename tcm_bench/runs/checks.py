@@ -93,13 +93,6 @@ def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> No
             )
     for sentence in faults(_limited(cfg)):
         raise ConfigurationError(sentence)
-    precision = str(OmegaConf.select(cfg, "trainer.precision"))
-    clipped = OmegaConf.select(cfg, "trainer.gradient_clip_val")
-    if clipped and precision.endswith("-mixed") and OmegaConf.select(cfg, "optim.optimizer.fused"):
-        raise ConfigurationError(
-            f"trainer.gradient_clip_val with trainer.precision={precision} needs optim.optimizer.fused=false: "
-            "Lightning cannot clip what a fused optimizer scales back itself"
-        )
 
 
 @cache  # the jobs of a sweep differ in seeds and values more than in choices

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tcm_bench.data.redraw import chosen
+from tcm_bench.data.redraw import subset
 from tcm_bench.data.table import Splits, Table
 from tcm_bench.report.scores import compared, score
 from tcm_bench.results.ledger import Result
@@ -46,7 +46,7 @@ def _few(table: Table, classes: int, images_per_class: int) -> Table:
             [np.flatnonzero(role & (table.labels == name))[:images_per_class] for role in roles for name in kept]
         )
     )
-    return chosen([table], kept, rows)
+    return subset([table], kept, rows)
 
 
 def verdict(result: Result, run_dir: Path) -> Iterator[str]:

@@ -151,16 +151,18 @@ def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path
         )
     if (seed := cfg.data.get("split_seed")) is not None:  # after the features, which are the same for every draw
         splits = redrawn(splits, seed)
+    data = make_data(splits=splits, **transforms)
     _seed(cfg)
     make_head = build(cfg.model.head, trusted)
     if isinstance(splits.train, FeatureTable):
         embedder = Embedder(None, make_head, freeze=cfg.model.freeze, num_features=splits.train.num_features)
         if cfg.model.center:
-            sample = np.linspace(0, len(splits.train) - 1, min(len(splits.train), 10_000)).astype(int)
+            rows = np.flatnonzero(np.isin(splits.train.labels, data.train_classes))
+            sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), 10_000)).astype(int)]
             cast(Any, embedder.head).center(torch.from_numpy(np.asarray(splits.train.features[sample])))
     else:
         embedder = Embedder(backbone, make_head, freeze=cfg.model.freeze)
-    return Parts(make_data(splits=splits, **transforms), embedder, identity)
+    return Parts(data, embedder, identity)
 
 
 def _is_whole(checkpoint: Path) -> bool:

@@ -111,6 +111,7 @@ LIMITS: Mapping[str, Limit] = {
     "debug.images_per_class": whole(2),
     "optim.head_lr_scale": above(0),
     "optim.optimizer.lr": above(0),
+    "optim.optimizer.fused": Limit("true or false", lambda value: isinstance(value, bool)),
     "optim.optimizer.weight_decay": at_least(0),
     "optim.optimizer.momentum": between(0, 1),
     "optim.schedule.warmup_epochs": at_least(0),
@@ -193,6 +194,18 @@ def _disagreements(values: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"model.backbone.input.resize_px must be at least model.backbone.input.size_px={size}, got {resize}: "
             "the crop would not fit into the image"
+        )
+    precision, fused = str(values.get("trainer.precision")), values.get("optim.optimizer.fused")
+    if fused and precision.endswith("-mixed") and values.get("trainer.gradient_clip_val"):
+        yield (
+            f"trainer.gradient_clip_val with trainer.precision={precision} needs optim.optimizer.fused=false: "
+            "Lightning cannot clip what a fused optimizer scales back itself"
+        )
+    together = values.get("data.loader.held_out_together")
+    if values.get("data.split_seed") is not None and _is_whole(together) and together > 1:
+        yield (
+            "data.split_seed draws single classes, and would part those that data.loader.held_out_together="
+            f"{together} says are related: leave it out"
         )
 
 

@@ -11,7 +11,8 @@ def rows(*changes):
     for number, opis in enumerate(changes):
         recall = 0.505 if number == 0 else 0.49
         made.append({
-            "data": "kanji", "backbone": "vit", "loss": f"loss_{number}", "seeds": 3, "tcm": "chosen weight=1",
+            "data": "kanji", "backbone": "vit", "loss": f"loss_{number}", "setting": "",
+            "seeds": 3, "tcm": "chosen weight=1",
             "recall_at_1_base": 0.5, "recall_at_1_tcm": recall,
             "recall_at_1_change_low": recall - 0.501, "recall_at_1_change_high": recall - 0.499,
             "opis_base": 0.02, "opis_tcm": 0.02 + opis,
@@ -44,6 +45,16 @@ def test_several_kinds_of_tcm_are_told_apart():
     found.loc[1, "tcm"] = "paper"
     lines = headline(found).splitlines()
     assert [line.split(" | ")[2] for line in lines[2:4]] == ["loss_0 (chosen)", "loss_1 (paper)"]
+    of_opis = [line for line in lines if "OPIS fell" in line]
+    assert of_opis[0].startswith("- chosen: OPIS fell in 1 of 1, between -25.0 and -25.0 %")
+    assert of_opis[1].startswith("- paper: OPIS fell in 0 of 1, between +2.5 and +2.5 %")
+
+
+def test_settings_that_differ_are_told_apart():
+    found = rows(-0.005, 0.0005)
+    found["loss"], found["setting"] = "smooth_ap", ["split_seed=0", "split_seed=1"]
+    lines = headline(found).splitlines()
+    assert [line.split(" | ")[2] for line in lines[2:4]] == ["smooth_ap split_seed=0", "smooth_ap split_seed=1"]
 
 
 def test_without_an_arm_there_is_a_dash():

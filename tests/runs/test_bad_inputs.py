@@ -187,6 +187,7 @@ VALUES = [  # refused by the same checks, asked without a process for each
         "trainer.gradient_clip_val with trainer.precision=bf16-mixed needs optim.optimizer.fused=false",
     ),
     ("trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch must be"),
+    ("data=omniglot data.split_seed=1", "would part those that data.loader.held_out_together=4 says are related"),
     ("trainer.precision=16x", "trainer.precision must be one of 32-true"),
     ("optim.head_lr_scale=-1", "optim.head_lr_scale must be a number above 0"),
     ("optim.head_lr_scale=0", "optim.head_lr_scale must be a number above 0"),

@@ -186,6 +186,16 @@ def test_small_networks_train_from_pixels(tmp_path, loss, backbone):
     assert result.network["architecture"]
 
 
+def test_another_draw_of_the_classes_is_another_run_that_tests_on_others(tmp_path):
+    small = ["data.splits.images_per_class=4", "data.loader.seen_classes=20", "trainer.max_epochs=1"]
+    small += ["data.loader.batches_per_epoch=1", "data.loader.classes_per_batch=8", "data.loader.images_per_class=2"]
+    small += ["model/backbone=resnet_small", "model.freeze=none", "machine.threads=1"]
+    runs = [run(tmp_path, *small, f"data.split_seed={seed}")[0] for seed in ("null", 0, 1)]
+    assert len({result.run_id for result in runs}) == len({result.data_hash for result in runs}) == 3
+    assert len({result.metrics["recall_at_1_before"] for result in runs}) == 3  # of the same network
+    assert len({result.counts["test_classes"] for result in runs}) == 1
+
+
 def test_a_failed_run_leaves_its_reason_and_the_next_attempt_replaces_it(tmp_path, vectors, caplog):
     with pytest.raises(ValueError, match="at least two classes"):
         run(tmp_path, *head(vectors), "data.loader.validation_classes=11")
