@@ -91,7 +91,7 @@ def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> No
             raise ConfigurationError(
                 f"{key} must be {_kind(expected)}, got {given!r}; its default is {key}={_shown(expected)}"
             )
-    for sentence in faults(_limited(cfg)):
+    for sentence in faults(limited(cfg)):
         raise ConfigurationError(sentence)
 
 
@@ -165,7 +165,7 @@ def _is_needed(key: str, default: DictConfig) -> bool:
     return not parent or ("_target_" not in OmegaConf.select(default, parent) and parent not in ("callbacks", "logger"))
 
 
-def _limited(cfg: DictConfig) -> dict[str, Any]:
+def limited(cfg: DictConfig) -> dict[str, Any]:
     """Values by the dotted keys of `LIMITS`; not those of a constructor from elsewhere, which may mean other things."""
     found = {}
     for key in LIMITS:

@@ -7,6 +7,7 @@ in the one sentence: the key or file that is wrong, and what would be right.
 import json
 import shlex
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,15 @@ import pytest
 from answers import Answer, answer
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 from vectors import head, write_vectors
 
 import tcm_bench.runs.experiment  # noqa: F401 - here once, instead of in every fork
 from tcm_bench.runs.build import check_targets
-from tcm_bench.runs.checks import check
+from tcm_bench.runs.checks import check, limited
 from tcm_bench.runs.errors import explain
+from tcm_bench.runs.limits import faults
 from tcm_bench.runs.naming import CONFIG_NAME, PROJECT_ROOT
 from tcm_bench.runs.run import main
 
@@ -113,6 +117,7 @@ CONFIGURATION = [  # refused by the configuration alone: status 2
 VALUES = [  # refused by the same checks, asked without a process for each
     # keys
     ("+optim.lr=1", "unknown key 'optim.lr'"),
+    ("optim/schedule=multi_step", "optim.schedule.milestones must be given"),
     ("optim.optimizer.lrr=1", "'optim.optimizer.lrr'", "did you mean 'lr'"),
     ("+optim.schedule.warmup=1", "takes no 'optim.schedule.warmup'", "warmup_epochs"),
     ("+tcm.margin=0.5", "takes no 'tcm.margin'", "_margin"),
@@ -165,7 +170,9 @@ VALUES = [  # refused by the same checks, asked without a process for each
     ("metrics.evaluation.ks=1", "metrics.evaluation.ks must be a list"),
     ("trusted_packages=mine", "trusted_packages must be a list"),
     ("machine.progress=maybe", "machine.progress must be true or false"),
-    # ranges: machine
+]
+RANGES = [  # refused by its value alone: put into a configuration that was composed once
+    # machine
     ("machine.threads=0", "machine.threads must be a whole number of at least 1"),
     ("machine.threads=-2", "machine.threads must be a whole number of at least 1"),
     ("machine.jobs=0", "machine.jobs must be a whole number of at least 1"),
@@ -176,7 +183,7 @@ VALUES = [  # refused by the same checks, asked without a process for each
     ("machine.test_batch_size=0", "machine.test_batch_size must be a whole number of at least 1"),
     ("machine.test_batch_size=null", "machine.test_batch_size must be a whole number", "null"),
     ("machine.accelerator=tpux", "machine.accelerator must be one of auto, cpu"),
-    # ranges: training
+    # training
     ("trainer.max_epochs=0", "trainer.max_epochs must be a whole number of at least 1"),
     ("trainer.max_epochs=-1", "trainer.max_epochs must be a whole number of at least 1"),
     ("trainer.max_epochs=null", "trainer.max_epochs must be a whole number of at least 1", "null"),
@@ -198,23 +205,22 @@ VALUES = [  # refused by the same checks, asked without a process for each
     ("optim/optimizer=sgd optim.optimizer.momentum=2", "optim.optimizer.momentum must be a number from 0 to 1"),
     ("optim.schedule.warmup_epochs=-1", "optim.schedule.warmup_epochs must be a number of at least 0"),
     ("optim.schedule.warmup_epochs=100", "optim.schedule.warmup_epochs must be below trainer.max_epochs"),
-    ("optim/schedule=multi_step", "optim.schedule.milestones must be given"),
     ("optim/schedule=multi_step optim.schedule.milestones=[]", "optim.schedule.milestones must be epochs"),
     ("optim/schedule=multi_step optim.schedule.milestones=[5,3]", "optim.schedule.milestones", "increasing"),
     ("optim/schedule=multi_step optim.schedule.milestones=[1] optim.schedule.gamma=0", "optim.schedule.gamma"),
-    # ranges: data
+    # data
     ("data.loader.classes_per_batch=1", "data.loader.classes_per_batch must be a whole number of at least 2"),
     ("data.loader.images_per_class=1", "data.loader.images_per_class must be a whole number of at least 2"),
     ("data.loader.batches_per_epoch=0", "data.loader.batches_per_epoch must be", "or null"),
     ("data.loader.seen_classes=0", "data.loader.seen_classes must be a whole number of at least 1"),
     ("data.loader.validation_classes=-1", "data.loader.validation_classes must be a whole number of at least 0"),
     ("data.num_train_classes=1", "data.num_train_classes must be a whole number of at least 2"),
-    ("data.splits.test_share=0", "data.splits.test_share must be a number above 0 and below 1"),
-    ("data.splits.test_share=1", "data.splits.test_share must be a number above 0 and below 1"),
+    ("data=features data.splits.test_share=0", "data.splits.test_share must be a number above 0 and below 1"),
+    ("data=features data.splits.test_share=1", "data.splits.test_share must be a number above 0 and below 1"),
     ("data=quickdraw data.splits.images_per_class=1", "data.splits.images_per_class must be a whole number of at"),
     ("data=quickdraw data.shrink_px=0", "data.shrink_px must be a whole number of at least 1, or null"),
     ("data=quickdraw data.train_transform.scale=[0,1]", "data.train_transform.scale must be two shares"),
-    # ranges: model
+    # model
     ("model.freeze=all", "model.freeze must be one of none, batch_norm, backbone"),
     ("model.head.embedding_dim=0", "model.head.embedding_dim must be a whole number from 1 to"),
     ("model.head.embedding_dim=100000000", "model.head.embedding_dim must be a whole number from 1 to"),
@@ -224,7 +230,7 @@ VALUES = [  # refused by the same checks, asked without a process for each
     ("data=quickdraw model.backbone.input.interpolation=cubic", "interpolation must be one of nearest, bilinear"),
     ("data=quickdraw model.backbone.input.mean=[0.5]", "model.backbone.input.mean must be three numbers"),
     ("data=quickdraw model.backbone.input.std=[0,0,0]", "model.backbone.input.std must be three numbers above 0"),
-    # ranges: measuring
+    # measuring
     ("metrics.evaluation.ks=[]", "metrics.evaluation.ks must be a list of whole numbers of at least 1"),
     ("metrics.evaluation.ks=[0]", "metrics.evaluation.ks must be a list of whole numbers of at least 1"),
     ("metrics.evaluation.num_thresholds=1", "metrics.evaluation.num_thresholds must be a whole number from 2"),
@@ -240,7 +246,7 @@ VALUES = [  # refused by the same checks, asked without a process for each
     ("metrics.evaluation.far_bounds=[0,1]", "metrics.evaluation.far_bounds must be two rates, low and high"),
     ("metrics.evaluation.axis=angle", "metrics.evaluation.axis must be one of distance, similarity"),
     ("metrics.evaluation.ranking=worst", "metrics.evaluation.ranking must be one of mean, pointwise"),
-    # ranges: losses
+    # losses
     ("tcm.positive_margin=1.5", "tcm.positive_margin must be a number from -1 to 1"),
     ("tcm.negative_margin=-2", "tcm.negative_margin must be a number from -1 to 1"),
     ("tcm.positive_margin=0.4 tcm.negative_margin=0.9", "tcm.positive_margin must be above tcm.negative_margin"),
@@ -342,6 +348,26 @@ def test_a_wrong_key_or_value_is_one_sentence(words, fragments, place):
             sentence = ""
     assert sentence
     assert "\n" not in sentence
+    assert all(fragment in sentence for fragment in fragments), sentence
+
+
+@cache
+def composed(choices: tuple[str, ...]) -> DictConfig:
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        return compose(CONFIG_NAME, list(choices))
+
+
+@pytest.mark.parametrize(("words", "fragments"), [(words, rest) for words, *rest in RANGES], ids=str)
+def test_a_value_out_of_its_range_is_one_sentence(words, fragments):
+    parsed = OverridesParser.create().parse_overrides(shlex.split(words))
+    is_choice = [(PROJECT_ROOT / "conf" / override.key_or_group).is_dir() for override in parsed]
+    choices = [override.input_line for override, chosen in zip(parsed, is_choice, strict=True) if chosen]
+    cfg = composed(tuple(choices)).copy()
+    for override, chosen in zip(parsed, is_choice, strict=True):
+        if not chosen:
+            OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=override.is_add())
+    assert not list(faults(limited(composed(tuple(choices)))))
+    sentence = next(faults(limited(cfg)))  # which the command refuses it with
     assert all(fragment in sentence for fragment in fragments), sentence
 
 
