@@ -57,15 +57,18 @@ def status(output_dir: OutputDir) -> None:
     terminal.print(f"{counts.total()} runs: {', '.join(f'{n} {state}' for state, n in sorted(counts.items()))}")
 
 
-def report(name: Annotated[str, typer.Argument(help="Name of a sweep.")], output_dir: OutputDir) -> None:
-    """Fold a sweep's runs to its comparisons: a table here, and report/NAME.csv and .md."""
-    planned = _planned(name, output_dir)
+def report(
+    names: Annotated[list[str], typer.Argument(help="Sweeps; several are folded as if they were one.")],
+    output_dir: OutputDir,
+) -> None:
+    """Fold the runs of sweeps to their comparisons: a table here, and report/NAMES.csv and .md."""
+    planned = list({run.run_id: run for name in names for run in _planned(name, output_dir)}.values())
     from tcm_bench.report.comparison import comparison_table, write_comparison
 
     rows = list(ledger.results(output_dir / "runs" / run.run_id for run in planned))
     terminal = console()
     terminal.print(comparison_table(rows, planned, width=terminal.width))
-    for written in write_comparison(rows, output_dir / "report", name, planned):
+    for written in write_comparison(rows, output_dir / "report", "-".join(names), planned):
         terminal.print(f"written: {written}", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -171,6 +171,7 @@ def execute(cfg: DictConfig, chosen: dict[str, str | int], wait_s: float = LOCK_
     Raises:
         ConfigurationError: If another process is at this very run.
     """
+    cfg.run_id = cfg.run_id  # once: whatever names the run or its folder below would work it out anew
     run_dir = Path(cfg.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     first = is_first_process()

@@ -107,6 +107,17 @@ def test_report_prints_the_table_and_writes_it(tcm_bench, outputs):
     assert "no result yet" in (outputs / "report" / "mini.md").read_text()
 
 
+def test_report_folds_several_sweeps_as_one(tcm_bench, outputs):
+    """The baseline in one, TCM in another, and a run in both."""
+    runs = [finished(tcm, 0) for tcm in ("none", "paper")]
+    ledger.write_sweep(outputs, "base", runs[:1])
+    ledger.write_sweep(outputs, "tcm", runs)
+    done = tcm_bench("report", "base", "tcm")
+    assert done.exit_code == 0, done.output
+    (row,) = (outputs / "report" / "base-tcm.csv").read_text().splitlines()[1:]
+    assert row.startswith("emoji,resnet50,smooth_ap,1,,0.5,0.5,0.03,0.024,")
+
+
 def test_report_of_an_unknown_sweep_names_the_known_ones(tcm_bench):
     line = sentence(tcm_bench("report", "mni"))
     assert "no sweep 'mni'" in line

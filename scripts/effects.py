@@ -1,0 +1,79 @@
+"""Draw what TCM changes against one setting at a time: ``python scripts/effects.py``.
+
+Reads the rows of ``results/why_*.csv`` and writes ``docs/evidence/<study>.png``; results/README.md has the
+commands that made the rows.
+"""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+PROJECT = Path(__file__).parents[1]
+# Of each study the setting, as the rows name it, and what it is for people.
+STUDIES = {
+    "weights": ("negative_weight", "weight of the negative side; the positive side's is 1"),
+    "margin": ("negative_margin", "negative margin, a cosine"),
+    "images": ("images_per_class", "images a class, in training and in evaluation"),
+    "classes": ("validation_classes", "training classes held out, of 120 and of 172"),
+    "length": ("max_epochs", "epochs of 50 steps"),
+    "temperature": ("temperature", "temperature of the base loss"),
+    "loss": ("loss", "base loss"),
+}
+SCORES = {"opis": "OPIS, change in %", "opis_corrected": "OPIS less noise, change in %", "recall_at_1": "R@1, points"}
+
+
+def places(rows: pd.DataFrame, setting: str) -> pd.Series:
+    """The value of the studied setting in each row: a number from its label, or a name."""
+    if setting in rows:
+        return rows[setting]
+    text = rows["setting"] + " " + rows["tcm"]
+    return text.str.extract(rf"\b{re.escape(setting)}=([\d.e-]+)")[0].astype(float)
+
+
+def changes(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Change of a score with the ends of its interval: in percent of the baseline's for OPIS, in points for R@1."""
+    base = rows[f"{name}_base"]
+    change = pd.DataFrame({
+        "mean": rows[f"{name}_tcm"] - base, "low": rows[f"{name}_change_low"], "high": rows[f"{name}_change_high"]
+    })  # fmt: skip
+    return 100 * (change if name.startswith("recall") else change.div(base, axis=0))
+
+
+def drawn(rows: pd.DataFrame, setting: str, title: str) -> Figure:
+    """A panel for each score, a line for each recipe, bars for the 95 % intervals over seeds."""
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    place = places(rows, setting)
+    for axes, (name, label) in zip(figure.subplots(1, len(SCORES)), SCORES.items(), strict=True):
+        axes.axhline(0, color="0.6", linewidth=0.8)
+        for (data, backbone), group in rows.groupby(["data", "backbone"], sort=False):
+            change = changes(group, name)
+            at = place[group.index]
+            order = at.argsort() if at.dtype == float else range(len(at))
+            at, change = at.iloc[list(order)], change.iloc[list(order)]
+            spread = [change["mean"] - change["low"], change["high"] - change["mean"]]
+            axes.errorbar(at, change["mean"], yerr=spread, marker="o", capsize=3, label=f"{data} {backbone}")
+        if place.dtype == float and place.min() > 0 and place.max() >= 8 * place.min():
+            axes.set_xscale("log")
+            axes.set_xticks(sorted(set(place)), [f"{value:g}" for value in sorted(set(place))])
+            axes.minorticks_off()
+        axes.set(xlabel=title, ylabel=label)
+        axes.tick_params(axis="x", labelrotation=0 if place.dtype == float else 20)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def main() -> None:
+    """All studies whose rows are there."""
+    folder = PROJECT / "docs" / "evidence"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (setting, title) in STUDIES.items():
+        file = PROJECT / "results" / f"why_{name}.csv"
+        if file.exists():
+            rows = pd.read_csv(file, converters={"setting": str})  # empty is no number
+            drawn(rows, setting, title).savefig(folder / f"{name}.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()
