@@ -175,6 +175,26 @@ def smooth_ap(rows, labels, temperature=0.01):
     return sum(losses) / len(losses) if losses else 0.0
 
 
+def supap(rows, labels, temperature=0.01, margin=0.05, slope=100.0):
+    def ahead(t):
+        if t < 0:
+            return sigmoid(t / temperature)
+        if t <= margin:
+            return sigmoid(t / temperature) + 0.5
+        return slope * (t - margin) + sigmoid(margin / temperature) + 0.5
+
+    losses = []
+    for q in scored_queries(labels):
+        s = [cosine(rows[q], row) for row in rows]
+        members = [x for x in range(len(labels)) if labels[x] == labels[q]]
+        precision = 0.0
+        for x in members:
+            in_class = 1 + sum(s[z] >= s[x] for z in members if z != x)
+            precision += in_class / (in_class + sum(ahead(s[z] - s[x]) for z in range(len(s)) if z not in members))
+        losses.append(1 - precision / len(members))
+    return sum(losses) / len(losses) if losses else 0.0
+
+
 def rs_at_k(rows, labels, ks=(1, 2, 4, 8, 16), rank_temperature=0.01, count_temperature=1.0):
     losses = []
     for q in scored_queries(labels):

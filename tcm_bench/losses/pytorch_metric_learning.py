@@ -16,13 +16,16 @@ class PytorchMetricLearning(nn.Module):
 
     Args:
         loss: A module called as ``loss(embeddings, labels)`` that returns a scalar.
+        miner: Called likewise; what it finds of pairs or triplets is the loss's third argument. None: all.
     """
 
-    def __init__(self, loss: nn.Module) -> None:
+    def __init__(self, loss: nn.Module, miner: nn.Module | None = None) -> None:
         super().__init__()
         self.loss = loss
+        self.miner = miner
 
     def forward(self, pairs: Pairs) -> Float[Tensor, ""]:
         """The loss of a batch."""
         with torch.autocast(pairs.embeddings.device.type, enabled=False):
-            return self.loss(pairs.embeddings, pairs.labels)
+            mined = () if self.miner is None else (self.miner(pairs.embeddings, pairs.labels),)
+            return self.loss(pairs.embeddings, pairs.labels, *mined)

@@ -95,6 +95,7 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
         build(cfg.optim.optimizer, trusted),
         build(cfg.optim.schedule, trusted),
         head_lr_scale=cfg.optim.head_lr_scale,
+        loss_lr_scale=cfg.optim.loss_lr_scale,
         chunk_size=cfg.machine.chunk_size,
         seed=cfg.seed,
     )

@@ -110,6 +110,7 @@ LIMITS: Mapping[str, Limit] = {
     "debug.classes": whole(2),
     "debug.images_per_class": whole(2),
     "optim.head_lr_scale": above(0),
+    "optim.loss_lr_scale": above(0),
     "optim.optimizer.lr": above(0),
     "optim.optimizer.fused": Limit("true or false", lambda value: isinstance(value, bool)),
     "optim.optimizer.weight_decay": at_least(0),

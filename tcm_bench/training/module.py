@@ -28,6 +28,7 @@ class RetrievalModule(pl.LightningModule):
         schedule: Schedule,
         *,
         head_lr_scale: float = 1.0,
+        loss_lr_scale: float = 1.0,
         chunk_size: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -39,7 +40,8 @@ class RetrievalModule(pl.LightningModule):
             metrics: Cloned for validation while training, and for test, seen and held-out classes at the end.
             make_optimizer: From parameter groups to the optimizer.
             schedule: Factor of the learning rate over epochs.
-            head_lr_scale: Rate of the embedding head and of the objective's own parameters over that of the rest.
+            head_lr_scale: Rate of the embedding head over that of the backbone.
+            loss_lr_scale: Rate of the objective's own parameters over that of the backbone.
             chunk_size: Embed a batch in pieces of this many items and keep no activations, so that the memory of a
                 step does not grow with the batch; the gradient is the same. None: whole.
             seed: Of what is random in a network, such as dropout.
@@ -61,6 +63,7 @@ class RetrievalModule(pl.LightningModule):
         self.make_optimizer = make_optimizer
         self.schedule = schedule
         self.head_lr_scale = head_lr_scale
+        self.loss_lr_scale = loss_lr_scale
         self.chunk_size = chunk_size
         self.seed = seed
         self.terms: list[Tensor] = []  # of the epoch's steps; Lightning's own averaging costs 7 ms a step
@@ -121,15 +124,18 @@ class RetrievalModule(pl.LightningModule):
             metrics.compute()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Backbone in one group, head and objective in another with its own rate; the schedule acts every step."""
+        """Backbone, head and objective each in a group of its own rate; the schedule acts every step."""
         head = getattr(self.embedder, "head", self.embedder)
-        fast = {id(parameter) for part in (head, self.objective) for parameter in part.parameters()}
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        groups = [[p for p in trained if id(p) not in fast], [p for p in trained if id(p) in fast]]
-        optimizer = self.make_optimizer([{"params": group} for group in groups if group])
+        of_head, of_loss = ({id(p) for p in part.parameters()} for part in (head, self.objective))
+        scales = {"backbone": 1.0, "head": self.head_lr_scale, "loss": self.loss_lr_scale}
+        groups: dict[str, list[nn.Parameter]] = {name: [] for name in scales}
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                name = "loss" if id(parameter) in of_loss else "head" if id(parameter) in of_head else "backbone"
+                groups[name].append(parameter)
+        optimizer = self.make_optimizer([{"params": group, "name": name} for name, group in groups.items() if group])
         for group in optimizer.param_groups:
-            if id(group["params"][0]) in fast:
-                group["lr"] *= self.head_lr_scale
+            group["lr"] *= scales[group["name"]]
         epochs = self.trainer.max_epochs or 1
         self.trainer.fit_loop.setup_data()  # which counts the batches
         steps_per_epoch = max(math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches), 1)

@@ -12,12 +12,13 @@ from tcm_bench.losses.objective import Objective
 from tcm_bench.losses.pairs import Pairs
 from tcm_bench.losses.rs_at_k import rs_at_k
 from tcm_bench.losses.smooth_ap import smooth_ap
+from tcm_bench.losses.supap import supap
 from tcm_bench.losses.tcm import TCM, tcm_terms
 from tcm_bench.unit_norm import unit_norm
 
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = [(group, path.stem) for group in ("loss", "tcm") for path in sorted((CONF / group).glob("*.yaml"))]
-OWN = [option for option in OPTIONS if option[1] in ("smooth_ap", "rs_at_k", "paper", "none")]
+OWN = [option for option in OPTIONS if option[1] in ("smooth_ap", "rs_at_k", "supap", "paper", "none")]
 CLASSES, DIM = 6, 8
 CHOSEN = {"positive_margin": 0.8, "negative_margin": 0.4, "positive_weight": 1.0, "negative_weight": 0.3}
 AROUND = {
@@ -89,7 +90,7 @@ def test_without_positives_there_is_nothing_to_rank(option, labels):
     assert torch.autograd.grad(value, x)[0].equal(torch.zeros_like(x))
 
 
-@pytest.mark.parametrize("name", ["smooth_ap", "rs_at_k"])
+@pytest.mark.parametrize("name", ["smooth_ap", "rs_at_k", "supap"])
 def test_without_negatives_a_ranking_loss_is_0(name):
     x, y = batch([2, 2, 2])
     value = build(("loss", name))(Pairs(x.requires_grad_(), y))
@@ -142,7 +143,8 @@ def test_every_base_loss_works_with_tcm(option):
 
 
 @pytest.mark.parametrize(
-    ("function", "name"), [(smooth_ap, "loss/smooth_ap"), (rs_at_k, "loss/rs_at_k"), (tcm_loss, "tcm/paper")]
+    ("function", "name"),
+    [(smooth_ap, "loss/smooth_ap"), (rs_at_k, "loss/rs_at_k"), (supap, "loss/supap"), (tcm_loss, "tcm/paper")],
 )
 def test_function_module_and_yaml_agree_on_the_defaults(function, name):
     pairs = Pairs(*batch(MIXED))

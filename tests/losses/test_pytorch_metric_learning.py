@@ -1,5 +1,6 @@
 import torch
 from pytorch_metric_learning import losses as published
+from pytorch_metric_learning.miners import TripletMarginMiner
 
 from tcm_bench.losses.pairs import Pairs
 from tcm_bench.losses.pytorch_metric_learning import PytorchMetricLearning
@@ -22,6 +23,14 @@ def test_the_adapter_adds_nothing():
     x, y = batch()
     inner = published.MultiSimilarityLoss()
     assert PytorchMetricLearning(inner)(Pairs(x, y)).equal(inner(x, y))
+
+
+def test_what_a_miner_finds_is_all_that_the_loss_sees():
+    x, y = batch()
+    inner, miner = published.TripletMarginLoss(), TripletMarginMiner(margin=0.2, type_of_triplets="semihard")
+    mined = PytorchMetricLearning(inner, miner)(Pairs(x, y))
+    assert mined.equal(inner(x, y, miner(x, y)))
+    assert not mined.equal(inner(x, y))
 
 
 def test_proxies_are_parameters_and_receive_a_gradient():

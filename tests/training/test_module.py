@@ -126,18 +126,18 @@ def trained(part: RetrievalModule, epochs: int, batches: int) -> tuple[pl.Traine
     return trainer, steps.rates
 
 
-def test_head_and_proxies_learn_at_their_own_rate_and_the_backbone_at_the_base_rate():
-    part = module(PytorchMetricLearning(Proxies()), head_lr_scale=10.0)
+def test_head_and_proxies_learn_at_their_own_rates_and_the_backbone_at_the_base_rate():
+    part = module(PytorchMetricLearning(Proxies()), head_lr_scale=10.0, loss_lr_scale=100.0)
     trainer, rates = trained(part, epochs=1, batches=1)
-    slow, fast = trainer.optimizers[0].param_groups
-    assert rates == [[pytest.approx(0.1), pytest.approx(1.0)]]
+    assert rates == [[pytest.approx(0.1), pytest.approx(1.0), pytest.approx(10.0)]]
     name = {id(p): name for name, p in part.named_parameters()}
-    assert {name[id(p)].split(".")[1] for p in slow["params"]} == {"backbone"}
-    assert sorted(name[id(p)] for p in fast["params"]) == [
-        "embedder.head.linear.bias",
-        "embedder.head.linear.weight",
-        "objective.base.loss.proxies",
-    ]
+    grouped = {
+        group["name"]: sorted(name[id(p)] for p in group["params"]) for group in trainer.optimizers[0].param_groups
+    }
+    assert {word.split(".")[1] for word in grouped["backbone"]} == {"backbone"}
+    assert grouped["head"] == ["embedder.head.linear.bias", "embedder.head.linear.weight"]
+    assert grouped["loss"] == ["objective.base.loss.proxies"]
+    assert sorted(word for words in grouped.values() for word in words) == sorted(name.values())  # each in one
 
 
 def test_frozen_parameters_are_not_optimized_and_do_not_move():
