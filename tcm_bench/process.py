@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 RUN_INTERRUPTED = "interrupted; the same command goes on from here"
 INTERRUPTED = 130  # the exit status that shells give to what was stopped by Ctrl-C
+PREEMPTED = 75  # EX_TEMPFAIL: try again later
 
 
 def is_first_process() -> bool:
@@ -56,6 +57,50 @@ class _Leave:
         if is_first_process():
             os.write(2, f"\n{self.line}\n".encode())
         os._exit(INTERRUPTED)
+
+
+class Preempted(SystemExit):
+    """A scheduler wants the machine back; the exit status asks it to start the same command again."""
+
+    def __init__(self, signal_name: str) -> None:
+        super().__init__(PREEMPTED)
+        self.signal_name = signal_name
+
+    def __str__(self) -> str:
+        """Why the run ended."""
+        return f"stopped by {self.signal_name}"
+
+
+class Notice:
+    """What a scheduler says by a signal some time before it kills.
+
+    Attributes:
+        given: Name of the signal that has come; None if none has.
+        can_wait: Whether someone will look at `given` soon, and end the process well. Else it ends at once.
+    """
+
+    def __init__(self) -> None:
+        self.given: str | None = None
+        self.can_wait = False
+        self._process = 0
+
+    def listen(self) -> None:
+        """Be told from here on; in the main thread."""
+        self._process = os.getpid()
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, self._heard)
+
+    def _heard(self, number: int, _: Any) -> None:
+        if os.getpid() != self._process:  # one that was forked, to read images: its parent ends it
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
+        self.given = signal.Signals(number).name
+        if not self.can_wait:
+            raise Preempted(self.given)
+
+
+NOTICE = Notice()
 
 
 def hold_ctrl_c() -> None:

@@ -16,7 +16,7 @@ from vectors import command, head, write_vectors
 from tcm_bench.cli.app import app
 from tcm_bench.results import ledger
 from tcm_bench.runs.naming import PROJECT_ROOT
-from tcm_bench.training.callbacks import CHECKPOINT
+from tcm_bench.training.callbacks import CHECKPOINT, PREVIOUS
 
 README = (PROJECT_ROOT / "README.md").read_text()
 DOCUMENTS = {name: (PROJECT_ROOT / name).read_text() for name in ("README.md", "docs/evidence.md")}
@@ -82,7 +82,7 @@ def test_the_list_of_a_runs_files_is_complete(tmp_path):
     found = {f"{path.name}/" if path.is_dir() else path.name for path in run_dir.iterdir()}
     table = README.partition("`outputs/runs/<run_id>/` holds")[2].partition("\n## ")[0]
     listed = [name for row in table.splitlines() if row.startswith("| `") for name in CODE.findall(row.split("|")[1])]
-    assert sorted(listed) == sorted(found | {ledger.RUNNING, CHECKPOINT})
+    assert sorted(listed) == sorted(found | {ledger.RUNNING, CHECKPOINT, PREVIOUS})
 
 
 @pytest.mark.parametrize("words", [words[1:] for words in commands() if words[0] == "tcm-bench"], ids=" ".join)

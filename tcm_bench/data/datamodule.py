@@ -1,5 +1,6 @@
 """The four loaders of a run: training batches, held-out, unseen and seen classes."""
 
+import itertools
 import logging
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -105,11 +106,13 @@ class TrainingBatches(Batches):
     Args:
         batches: In the order of their epoch.
         always_first: Yield the first epoch's batches in every epoch.
+        done: Batches of the first epoch to iterate that have been trained on before, and are passed over.
     """
 
-    def __init__(self, batches: ClassBalancedSampler, *, always_first: bool = False) -> None:
+    def __init__(self, batches: ClassBalancedSampler, *, always_first: bool = False, done: int = 0) -> None:
         self.batches = batches
         self.always_first = always_first
+        self.done = done
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -120,8 +123,10 @@ class TrainingBatches(Batches):
         self.batches.set_epoch(0 if self.always_first else epoch)
 
     def __iter__(self) -> Iterator[BatchIndices]:  # type: ignore[override]
-        """The epoch's batches."""
-        return (BatchIndices(self.batches.epoch, rows) for rows in self.batches)
+        """The epoch's batches, or those that are left of it."""
+        done, self.done = self.done, 0
+        for rows in itertools.islice(self.batches, done, None):
+            yield BatchIndices(self.batches.epoch, rows)
 
 
 class EvaluationBatches(Batches):
@@ -237,12 +242,23 @@ class RetrievalData(L.LightningDataModule):
                 *(*asked, self.classes_per_batch, self.images_per_class, len(self.train_classes)),
                 np.bincount(splits.train.labels)[self.train_classes].max(),
             )
+        self._done = 0
         self._training_batches()  # refuse what cannot be drawn now, not after the network has been built
 
     def setup(self, stage: str) -> None:
         """Without held-out classes there is nothing to validate: tell the trainer, which warns otherwise."""
         if self.trainer is not None and not len(self.validation_classes):
             self.trainer.limit_val_batches = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch have been trained on; part of a checkpoint."""
+        assert self.trainer is not None
+        taken = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return {"batches": taken % int(self.trainer.num_training_batches)}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on behind the batches that the checkpoint has seen."""
+        self._done = state_dict["batches"]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         """Make pixels the network's input, where the network is: loaders ship bytes, a quarter of the floats."""
@@ -290,6 +306,7 @@ class RetrievalData(L.LightningDataModule):
                 **self._ranks,
             ),
             always_first=getattr(self.trainer, "overfit_batches", 0) > 0,
+            done=self._done,
         )
 
     def _evaluation_batches(self, rows: np.ndarray) -> EvaluationBatches:

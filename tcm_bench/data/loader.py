@@ -30,11 +30,14 @@ class Loader(DataLoader[Any]):
         super().__init__(dataset, batch_size, num_workers=num_workers, **settings)
 
     def __iter__(self) -> Any:
-        """The batches."""
+        """The batches; the workers ask the sampler for them when the first is wanted, not before.
+
+        Lightning makes an iterator before it restores a checkpoint, which tells the sampler where to go on.
+        """
         with warnings.catch_warnings():  # from 3.12 on Python warns of every fork of a process with threads
             warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
             batches = super().__iter__()
-        return _raising_as_in_the_worker(batches) if self.num_workers else batches
+        yield from _raising_as_in_the_worker(batches) if self.num_workers else batches
 
 
 def _raising_as_in_the_worker(batches: Any) -> Iterator[Any]:

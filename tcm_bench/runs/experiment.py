@@ -31,14 +31,14 @@ from tcm_bench.runs.debug import few
 from tcm_bench.runs.naming import DEBUG
 from tcm_bench.runs.outcome import Measured, measured, recall_before, roles, store
 from tcm_bench.runs.watchers import describe
-from tcm_bench.training.callbacks import CHECKPOINT
+from tcm_bench.training.callbacks import CHECKPOINT, PREVIOUS
 from tcm_bench.training.module import RetrievalModule
 
 log = logging.getLogger(__name__)
 
 HARMLESS = (  # what Lightning says of a run that does as it was told
     ".*does not have many workers.*",
-    ".*exists and is not empty.*",
+    ".*dataloader is not resumable.*",  # the data module is, and passes over what is done
     ".*LeafSpec.*",
     ".*in eval mode at the start of training.*",  # what is frozen
     ".*logging interval.*",  # terms are logged once an epoch, whatever the interval
@@ -108,14 +108,15 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
             warnings.filterwarnings("ignore", message=known)
         trainer = _trainer(cfg, trusted, run_dir, loggers)
         before = recall_before(parts.data, parts.embedder, device) if is_first_process() else math.nan
-        checkpoint = run_dir / CHECKPOINT
-        resumes = not cfg.force and _is_whole(checkpoint)  # if forced, another process may be about to delete it
-        trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint if resumes else None)
+        checkpoints = [run_dir / name for name in (CHECKPOINT, PREVIOUS)]
+        whole = filter(_is_whole, [] if cfg.force else checkpoints)  # if forced, another process may be about to delete
+        trainer.fit(module, datamodule=parts.data, ckpt_path=next(whole, None))
         write_progress(run_dir, "test")
         trainer.test(module, datamodule=parts.data, verbose=False)
     intervals = store(run_dir, module)
     if trainer.is_global_zero:
-        checkpoint.unlink(missing_ok=True)  # only a run that has not ended needs it
+        for checkpoint in checkpoints:
+            checkpoint.unlink(missing_ok=True)  # only a run that has not ended needs it
     return measured(module, parts.data, parts.identity, before, intervals)
 
 
@@ -173,7 +174,7 @@ def _is_whole(checkpoint: Path) -> bool:
     try:
         torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        log.warning("%s cannot be read (%s): training starts over", checkpoint, str(error).partition("\n")[0])
+        log.warning("%s cannot be read (%s): the one before it is taken", checkpoint, str(error).partition("\n")[0])
         return False
     return True
 

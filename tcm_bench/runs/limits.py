@@ -109,6 +109,8 @@ LIMITS: Mapping[str, Limit] = {
     "trainer.precision": one_of(*PRECISIONS),
     "debug.classes": whole(2),
     "debug.images_per_class": whole(2),
+    "callbacks.checkpoint.every_min": at_least(0),
+    "callbacks.checkpoint.share": above(0),
     "optim.head_lr_scale": above(0),
     "optim.loss_lr_scale": above(0),
     "optim.optimizer.lr": above(0),

@@ -23,7 +23,14 @@ from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from tcm_bench.process import RUN_INTERRUPTED, end_interrupted, is_first_process, raise_on_ctrl_c
+from tcm_bench.process import (
+    NOTICE,
+    RUN_INTERRUPTED,
+    Preempted,
+    end_interrupted,
+    is_first_process,
+    raise_on_ctrl_c,
+)
 from tcm_bench.report.scores import compared, score
 from tcm_bench.results import ledger
 from tcm_bench.runs import provenance
@@ -80,6 +87,10 @@ def _one_sentence() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         end_interrupted(RUN_INTERRUPTED)
+    except Preempted as stop:
+        if is_first_process():
+            sys.stderr.write(f"{stop}; the same command goes on from here\n")
+        sys.exit(stop.code)
     except Exception as error:
         if sentence := explain(error):
             sys.stderr.write(f"error: {sentence}\n")
@@ -113,6 +124,7 @@ def job(cfg: DictConfig) -> ledger.Result:
                 raise
             return failed
     with _one_sentence():  # here, because Hydra adds lines of its own to what passes through it
+        NOTICE.listen()
         try:
             if is_first_process():  # the others' commands are Lightning's
                 words = [*settings.overrides.task, *settings.overrides.hydra]
@@ -220,6 +232,9 @@ def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> le
         raise_on_ctrl_c()  # from here on there is a row to leave
         loggers += start_loggers(cfg, planned)
         measured = fit_and_test(cfg, run_dir, loggers)
+    except Preempted as stop:
+        row("interrupted", Measured(reason=str(stop)))
+        raise
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
         row("interrupted", Measured(reason="stopped by Ctrl-C or a signal"))
         raise KeyboardInterrupt from stop

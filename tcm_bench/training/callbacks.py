@@ -2,19 +2,24 @@
 
 import csv
 import io
+import logging
 import math
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from tcm_bench.files import write_atomic
+from tcm_bench.process import NOTICE, Preempted
 from tcm_bench.results.ledger import write_progress
 
 HISTORY = "history.csv"
-CHECKPOINT = "last.ckpt"
+CHECKPOINT, PREVIOUS = "last.ckpt", "previous.ckpt"
+STEPS_BETWEEN_VOTES = 8  # of several processes, which must all write or none, and wait for each other to agree
+
+log = logging.getLogger(__name__)
 
 
 class History(Callback):
@@ -66,13 +71,73 @@ class ProgressFile(Callback):
             write_progress(self.run_dir, "train", trainer.global_step, int(trainer.estimated_stepping_batches))
 
 
-def resume_checkpoint(run_dir: str | Path) -> ModelCheckpoint:
-    """Everything a killed run needs to go on, written atomically after each epoch to `last.ckpt`."""
-    return ModelCheckpoint(
-        dirpath=run_dir,
-        filename=Path(CHECKPOINT).stem,
-        save_top_k=1,
-        monitor=None,
-        enable_version_counter=False,
-        save_on_train_epoch_end=True,
-    )
+class ResumeCheckpoint(Checkpoint):
+    """Everything a killed run needs to go on to the numbers of one that was not, in `last.ckpt`.
+
+    Written when an epoch ends, every so many minutes within one, and when a scheduler gives notice, which then ends the
+    run. A file takes its place only when it is whole, and the one before it is kept as `previous.ckpt`.
+
+    Args:
+        run_dir: Where the two lie.
+        every_min: Minutes between checkpoints within an epoch.
+        share: Of the time, that writing those may take: after a slow one the next comes later.
+    """
+
+    def __init__(self, run_dir: str | Path, every_min: float = 10.0, share: float = 0.05) -> None:
+        self.path = Path(run_dir) / CHECKPOINT
+        self.previous = Path(run_dir) / PREVIOUS
+        self.every_s = 60 * every_min
+        self.share = share
+        self._cost_s = 0.0
+        self._saved = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The clock runs from here; a scheduler's notice can wait for the end of a step."""
+        self._saved = time.monotonic()
+        NOTICE.can_wait = True
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """From here on it ends the process at once."""
+        NOTICE.can_wait = False
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Likewise."""
+        NOTICE.can_wait = False
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """After a step of the optimizer; the epoch's last is left to the end of the epoch."""
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        together = trainer.world_size == 1 or (batch_idx + 1) % STEPS_BETWEEN_VOTES == 0
+        if stepped and together and not trainer.is_last_batch:
+            waited = time.monotonic() - self._saved
+            self._look(trainer, is_due=waited >= max(self.every_s, self._cost_s / self.share))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """After the other callbacks, whose state it holds."""
+        self._look(trainer, is_due=True)
+
+    def _look(self, trainer: pl.Trainer, *, is_due: bool) -> None:
+        """Write one if any process is of the opinion; end with it if any has been given notice."""
+        is_over = trainer.strategy.reduce_boolean_decision(NOTICE.given is not None, all=False)
+        if is_over or trainer.strategy.reduce_boolean_decision(is_due, all=False):
+            self._save(trainer)
+        if is_over:
+            raise Preempted(NOTICE.given or "the notice that another process was given")
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        begun = time.monotonic()
+        partial = self.path.with_suffix(".partial")
+        try:
+            trainer.save_checkpoint(partial)
+            if trainer.is_global_zero:
+                if self.path.exists():
+                    self.path.replace(self.previous)
+                partial.replace(self.path)
+        except OSError as error:  # a full disk is no reason to lose what is in memory
+            partial.unlink(missing_ok=True)
+            log.warning("%s cannot be written (%s): training goes on without", self.path, error.strerror or error)
+            trainer.strategy.barrier("Trainer.save_checkpoint")  # where the others wait
+        self._saved = time.monotonic()
+        self._cost_s = self._saved - begun

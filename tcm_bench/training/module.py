@@ -15,6 +15,8 @@ from torchmetrics import MetricCollection
 from tcm_bench.data.batch import Batch
 from tcm_bench.training.schedules import Schedule
 
+TERMS = "terms"  # in a checkpoint
+
 
 class RetrievalModule(pl.LightningModule):
     """Train an embedder; evaluate it on classes it has never seen, and on some it has."""
@@ -75,9 +77,17 @@ class RetrievalModule(pl.LightningModule):
         chunks = [checkpoint(self.embedder, chunk, use_reentrant=False) for chunk in inputs.split(self.chunk_size)]
         return torch.cat(chunks).float()
 
-    def on_train_epoch_start(self) -> None:
-        """Make an epoch's random numbers a function of seed, epoch and rank, so that a resumed run has the same."""
-        torch.manual_seed(hash((self.seed, self.current_epoch, self.global_rank)) % 2**63)
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the terms of the epoch so far, which its mean is taken of."""
+        checkpoint[TERMS] = torch.stack(self.terms).cpu() if self.terms else torch.empty(0, 0)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them up."""
+        self.terms = list(checkpoint[TERMS])
+
+    def on_train_start(self) -> None:
+        """Bring what a checkpoint had to where the steps are."""
+        self.terms = [terms.to(self.device) for terms in self.terms]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one step over the batch of all ranks; the mean of every term over the epoch is `train/<term>`.
@@ -87,6 +97,8 @@ class RetrievalModule(pl.LightningModule):
         Each rank embeds its part and takes the loss of the whole: the gradient that reaches the parameters is that of
         one process with the whole batch, because the gather's backward sums over ranks and DDP divides by their number.
         """
+        # What is random in a network is a function of seed, epoch, batch and rank, so that a resumed run has the same.
+        torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) % 2**63)
         embeddings, labels = self.embed(batch.inputs), batch.labels
         if self.trainer.world_size > 1:
             embeddings, labels = self._gathered(embeddings, sync_grads=True), self._gathered(labels)

@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from safetensors.numpy import load_file
 from vectors import SMALL, command, head, wait_for, write_vectors
 
+from tcm_bench.process import PREEMPTED
 from tcm_bench.results import ledger
 from tcm_bench.runs.build import ConfigurationError
 from tcm_bench.runs.naming import PROJECT_ROOT, choices
@@ -266,17 +267,37 @@ def test_a_run_that_another_process_is_at_is_left_alone(tmp_path, vectors):
         other.kill()
 
 
-def test_a_run_killed_in_training_resumes_to_the_numbers_of_one_never_killed(tmp_path, vectors):
-    longer = [*head(vectors), "trainer.max_epochs=40", "data.loader.batches_per_epoch=20"]
-    whole, whole_dir = run(tmp_path / "whole", *longer)
+FROM_VECTORS = ["trainer.max_epochs=15", "data.loader.batches_per_epoch=20"]
+FROM_PIXELS = [
+    *["data=kanji", "data.splits.images_per_class=4", "data.loader.seen_classes=10", "data.loader.classes_per_batch=8"],
+    *["data.loader.images_per_class=2", "model/backbone=resnet_small", "model.freeze=none", "trainer.max_epochs=4"],
+    *["machine.num_workers=2", "machine.threads=1", "callbacks.checkpoint.every_min=0"],
+]
+
+
+@pytest.mark.parametrize(
+    ("source", "sent"),
+    [
+        ("vectors", signal.SIGUSR1),
+        ("pixels", signal.SIGKILL),  # with workers, who have read ahead
+    ],
+)
+def test_a_run_stopped_in_training_resumes_to_the_numbers_of_one_never_stopped(tmp_path, vectors, source, sent):
+    words = [*head(vectors), *FROM_VECTORS] if source == "vectors" else FROM_PIXELS
+    whole, whole_dir = run(tmp_path / "whole", *words)
     cut_dir = tmp_path / "cut" / "runs" / whole.run_id
-    with subprocess.Popen(command(tmp_path / "cut", *longer), stderr=subprocess.DEVNULL) as process:
-        wait_for(lambda: _epochs(cut_dir) >= 3, process)
-        process.send_signal(signal.SIGKILL)
-    assert ledger.state(cut_dir) == "interrupted"
-    done_before = _epochs(cut_dir)
-    assert done_before < 40
-    resumed, _ = run(tmp_path / "cut", *longer)
+    with subprocess.Popen(command(tmp_path / "cut", *words), stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: _epochs(cut_dir) >= 2, process)
+        process.send_signal(sent)
+        said = process.stderr.read()
+    if sent == signal.SIGKILL:
+        assert ledger.state(cut_dir) == "interrupted"
+    else:
+        assert process.returncode == PREEMPTED, said
+        assert said == f"stopped by {sent.name}; the same command goes on from here\n"
+        assert ledger.read_result(cut_dir).reason == f"stopped by {sent.name}"
+    assert _epochs(cut_dir) < _epochs(whole_dir)
+    resumed, _ = run(tmp_path / "cut", *words)
     assert resumed.metrics == whole.metrics
     for name in ("history.csv", "weights.safetensors", "test_embeddings.safetensors"):
         assert (cut_dir / name).read_bytes() == (whole_dir / name).read_bytes()

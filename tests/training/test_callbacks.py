@@ -4,12 +4,14 @@ import csv
 import itertools
 import json
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
-from tcm_bench.training.callbacks import CHECKPOINT, HISTORY, History, ProgressFile
+from tcm_bench.training.callbacks import CHECKPOINT, HISTORY, PREVIOUS, History, ProgressFile
 from tcm_bench.training.module import RetrievalModule
 
 TERMS = ("loss", "base", "tcm", "tcm_positive", "tcm_negative", "hard_positives", "hard_negatives")
@@ -74,6 +76,64 @@ def test_history_has_a_row_an_epoch_and_goes_on_after_a_kill_as_if_there_was_non
     run(tmp_path / "cut", *longer)
     assert (cut / HISTORY).read_bytes() == (whole / HISTORY).read_bytes()
     assert not (cut / CHECKPOINT).exists()
+
+
+EVERY_STEP = ["callbacks.checkpoint.every_min=0", "callbacks.checkpoint.share=1e9"]
+
+
+def steps_of(checkpoint) -> int:
+    return torch.load(checkpoint, weights_only=True)["global_step"]
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_run_killed_within_an_epoch_goes_on_from_there(tmp_path, run, monkeypatch, accumulated):
+    """Without the steps before it, whose terms still count in the epoch's mean."""
+    longer = ["trainer.max_epochs=4", f"+trainer.accumulate_grad_batches={accumulated}", *EVERY_STEP]
+    embed = RetrievalModule.embed
+    monkeypatch.setattr(RetrievalModule, "embed", lambda self, x: embed(self, torch.nn.functional.dropout(x, 0.5)))
+    _, whole = run(tmp_path / "whole", *longer)
+    with monkeypatch.context() as patched:
+        kill_in_the_third_epoch(patched)
+        with pytest.raises(Killed):
+            run(tmp_path / "cut", *longer)
+    cut = tmp_path / "cut" / "runs" / whole.name
+    assert steps_of(cut / CHECKPOINT) == {1: 12, 2: 7}[accumulated]  # of batches: 5, 5, 2
+    assert steps_of(cut / PREVIOUS) == {1: 11, 2: 6}[accumulated]
+    with monkeypatch.context() as patched:
+        batches = []
+        step = RetrievalModule.training_step
+        patched.setattr(RetrievalModule, "training_step", lambda *args: (batches.append(args[2]), step(*args))[1])
+        run(tmp_path / "cut", *longer)
+    assert batches == [2, 3, 4, 0, 1, 2, 3, 4]
+    for name in (HISTORY, "weights.safetensors"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_checkpoint_that_cannot_be_read_leaves_the_one_before_it(tmp_path, run, monkeypatch):
+    longer = ["trainer.max_epochs=4", *EVERY_STEP]
+    _, whole = run(tmp_path / "whole", *longer)
+    with monkeypatch.context() as patched:
+        kill_in_the_third_epoch(patched)
+        with pytest.raises(Killed):
+            run(tmp_path / "cut", *longer)
+    cut = tmp_path / "cut" / "runs" / whole.name
+    (cut / CHECKPOINT).write_bytes((cut / CHECKPOINT).read_bytes()[:-500])
+    run(tmp_path / "cut", *longer)
+    assert (cut / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+    assert not list(cut.glob("*.ckpt"))
+
+
+def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, run, monkeypatch, caplog):
+    def full(self, path, *args, **kwargs):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    _, whole = run(tmp_path / "whole")
+    monkeypatch.setattr(pl.Trainer, "save_checkpoint", full)
+    _, other = run(tmp_path / "full")
+    assert "cannot be written (No space left on device): training goes on without" in caplog.text
+    assert (other / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+    assert not list(other.glob("*.partial"))
 
 
 def test_progress_file_says_how_far_training_is_but_not_at_every_step(tmp_path):
