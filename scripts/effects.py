@@ -71,7 +71,7 @@ def main() -> None:
     for name, (setting, title) in STUDIES.items():
         file = PROJECT / "results" / f"why_{name}.csv"
         if file.exists():
-            rows = pd.read_csv(file, converters={"setting": str})  # empty is no number
+            rows = pd.read_csv(file).astype({"setting": object}).fillna({"setting": ""})
             drawn(rows, setting, title).savefig(folder / f"{name}.png", dpi=120)
 
 

@@ -16,12 +16,7 @@ MARKED = re.compile(r"(<!-- (results/\S+\.csv) -->\n).*?<!-- end -->", flags=re.
 
 def rendered(text: str, project: Path = PROJECT) -> str:
     """A document with each marked table as its rows have it."""
-
-    def table(found: re.Match) -> str:
-        rows = pd.read_csv(project / found[2], converters={"setting": str})  # empty is no number
-        return found[1] + headline(rows) + END
-
-    return MARKED.sub(table, text)
+    return MARKED.sub(lambda found: found[1] + headline(pd.read_csv(project / found[2])) + END, text)
 
 
 if __name__ == "__main__":

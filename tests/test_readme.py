@@ -42,6 +42,7 @@ def test_the_tables_are_those_of_the_rows(name):
     assert set(script.DOCUMENTS) == set(DOCUMENTS)
     assert len(script.MARKED.findall(DOCUMENTS[name])) == {"README.md": 1, "docs/evidence.md": 2}[name]
     assert script.rendered(DOCUMENTS[name]) == DOCUMENTS[name]
+    assert "nan" not in re.findall(r"\w+", DOCUMENTS[name])
 
 
 TRAIN = [words[2:] for words in commands() if words[:2] == ["python", "train.py"]]

@@ -20,7 +20,10 @@ def headline(rows: pd.DataFrame) -> str:
     """
     shown = [score(name) for name in SHOWN if f"{name}_base" in rows]
     titles = ["data", "backbone", "loss", *(f"{metric.title} {metric.unit}" for metric in shown)]
-    rows = rows.assign(tcm=rows["tcm"].str.partition(" ")[0])  # `paper`, `chosen`: without the values, which rows have
+    rows = rows.astype({"setting": object, "tcm": object}).fillna({"setting": "", "tcm": ""})  # what a csv leaves empty
+    kinds_only = rows.assign(tcm=rows["tcm"].str.partition(" ")[0])  # `paper`, `chosen`, without the values
+    if not kinds_only.duplicated(["data", "backbone", "loss", "setting", "tcm"]).any():
+        rows = kinds_only
     body = [
         [*names[:3], *(str(cell(row, metric)) for metric in shown)]
         for row, names in zip(rows.to_dict("records"), row_names(rows), strict=True)
@@ -29,6 +32,7 @@ def headline(rows: pd.DataFrame) -> str:
     sentences = [
         f"- {f'{kind}: ' if len(kinds) > 1 else ''}{counted(of_kind, metric)}."
         for kind, of_kind in kinds.items()
+        if kind
         for metric in shown
     ]
     return "\n".join([pipe_table(titles, body, left=3), "", *sentences])

@@ -1,5 +1,7 @@
 """The short table says what its rows say; that of the README is checked in tests/test_readme.py."""
 
+import io
+
 import pandas as pd
 
 from tcm_bench.report.headline import headline
@@ -48,6 +50,12 @@ def test_several_kinds_of_tcm_are_told_apart():
     of_opis = [line for line in lines if "OPIS fell" in line]
     assert of_opis[0].startswith("- chosen: OPIS fell in 1 of 1, between -25.0 and -25.0 %")
     assert of_opis[1].startswith("- paper: OPIS fell in 0 of 1, between +2.5 and +2.5 %")
+
+
+def test_what_a_csv_leaves_empty_is_not_shown():
+    found = rows(-0.005, 0.0005)
+    assert headline(pd.read_csv(io.StringIO(found.to_csv(index=False)))) == headline(found)
+    assert "nan" not in headline(found)
 
 
 def test_settings_that_differ_are_told_apart():

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from vectors import command
 
 from tcm_bench.runs.build import ConfigurationError, check_targets
-from tcm_bench.runs.checks import num_processes
+from tcm_bench.runs.checks import limited, num_processes
+from tcm_bench.runs.limits import faults
 from tcm_bench.runs.naming import PROJECT_ROOT
 from tcm_bench.runs.run import main
 from tcm_bench.runs.sweep import _refuse_nonsense
@@ -91,7 +92,9 @@ def test_every_choice_of_the_sweeps_that_come_along_can_be_built(name):
     for chosen in [{**first, key: value} for key, values in axes.items() for value in values]:
         words = [f"{key}={value.strip()}" for key, value in chosen.items()]
         made_by_prepare = ["data.sha256=none"] if "emoji_m" in " ".join(words) else []
-        check_targets(composed(f"+sweep={name}", *words, *made_by_prepare))
+        cfg = composed(f"+sweep={name}", *words, *made_by_prepare)
+        check_targets(cfg)
+        assert not list(faults(limited(cfg)))  # such as a recipe without the margins that tcm=chosen takes from it
 
 
 @pytest.mark.parametrize(
