@@ -82,7 +82,7 @@ class Notice:
     def __init__(self) -> None:
         self.given: str | None = None
         self.can_wait = False
-        self._process = 0
+        self._process: int | None = None
 
     def listen(self) -> None:
         """Be told from here on; in the main thread."""
@@ -90,13 +90,18 @@ class Notice:
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, self._heard)
 
+    def listen_again(self) -> None:
+        """Undo what a library has done to the signals, if this process was listening."""
+        if self._process == os.getpid():
+            self.listen()
+
     def _heard(self, number: int, _: Any) -> None:
         if os.getpid() != self._process:  # one that was forked, to read images: its parent ends it
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return
-        self.given = signal.Signals(number).name
-        if not self.can_wait:
+        is_first, self.given = self.given is None, signal.Signals(number).name
+        if is_first and not self.can_wait:  # a second one would interrupt what the first has begun
             raise Preempted(self.given)
 
 

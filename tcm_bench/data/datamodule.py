@@ -269,7 +269,8 @@ class RetrievalData(L.LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """Class-balanced batches of the training classes."""
-        return self._loader(self._augmented, self._training_batches(), again=True)
+        done, self._done = self._done, 0
+        return self._loader(self._augmented, self._training_batches(done), again=True)
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """The held-out training classes; an empty list if there are none."""
@@ -293,8 +294,8 @@ class RetrievalData(L.LightningDataModule):
             return {"rank": 0, "world_size": 1}
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
-    def _training_batches(self) -> TrainingBatches:
-        """The sampler of the training loader."""
+    def _training_batches(self, done: int = 0) -> TrainingBatches:
+        """The sampler of the training loader; `done` batches of its first epoch are passed over."""
         return TrainingBatches(
             ClassBalancedSampler(
                 self.splits.train.labels,
@@ -306,7 +307,7 @@ class RetrievalData(L.LightningDataModule):
                 **self._ranks,
             ),
             always_first=getattr(self.trainer, "overfit_batches", 0) > 0,
-            done=self._done,
+            done=done,
         )
 
     def _evaluation_batches(self, rows: np.ndarray) -> EvaluationBatches:

@@ -16,7 +16,8 @@ def supap(pairs: Pairs, *, temperature: float = 0.01, margin: float = 0.05, slop
               H(t) = \sigma\big(\min(t, \delta) / \tau\big) + \tfrac{1}{2} [t \ge 0] + \rho \max(t - \delta, 0)
 
     with :math:`r` the rank among the query's class, counted and without gradient. :math:`H` is at least 1 for a
-    negative that is ahead of a positive, hence the bound, and goes on growing where a sigmoid is flat. As in
+    negative that is ahead of a positive, hence the bound (but for positives that tie exactly), and goes on growing
+    where a sigmoid is flat. As in
     :func:`~tcm_bench.losses.smooth_ap.smooth_ap` the query is retrieved with its class, and any composition is taken.
     Memory is batch x (largest class) x batch.
 

@@ -90,20 +90,21 @@ def _tried(of: tuple[str, ...], key: tuple[str, str], runs: Sequence[Result]) ->
     recall_val, opis_val, *tested = [_mean([run.metrics.get(name) for run in runs]) for name in names]
     cosine_val = _mean([run.threshold.get("strictest_cosine_val") for run in runs])
     data, backbone, loss = of
-    return Tried((data, backbone, loss), *key, len(runs), recall_val, opis_val, cosine_val, *tested)
+    seeds = len({run.choices.get("seed") for run in runs})
+    return Tried((data, backbone, loss), *key, seeds, recall_val, opis_val, cosine_val, *tested)
 
 
 def _chosen(tried: list[Tried], tolerance: float) -> Choice:
-    seeds = max(one.seeds for one in tried)  # a mean over fewer of them may be lucky
-    bases = [one for one in tried if not one.tcm and one.seeds == seeds and not math.isnan(one.recall_val)]
+    bases = [one for one in tried if not one.tcm and not math.isnan(one.recall_val)]
     if not bases:
         return Choice(tried, None, None)
-    base = max(bases, key=lambda one: (one.recall_val, -one.opis_val))
+    # A mean over fewer seeds than the others' may be lucky.
+    base = max(bases, key=lambda one: (one.seeds, one.recall_val, -one.opis_val))
     kept = [
         one
         for one in tried
         if one.tcm
-        and one.seeds == seeds
+        and one.seeds >= base.seeds
         and one.setting == base.setting
         and one.recall_val >= base.recall_val - tolerance
         and one.opis_val < base.opis_val

@@ -109,7 +109,9 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
         trainer = _trainer(cfg, trusted, run_dir, loggers)
         before = recall_before(parts.data, parts.embedder, device) if is_first_process() else math.nan
         checkpoints = [run_dir / name for name in (CHECKPOINT, PREVIOUS)]
-        whole = filter(_is_whole, [] if cfg.force else checkpoints)  # if forced, another process may be about to delete
+        # If forced, another process may be about to delete them; limited in steps, Lightning goes on elsewhere.
+        starts_over = cfg.force or trainer.max_steps != -1
+        whole = filter(_is_whole, [] if starts_over else checkpoints)
         trainer.fit(module, datamodule=parts.data, ckpt_path=next(whole, None))
         write_progress(run_dir, "test")
         trainer.test(module, datamodule=parts.data, verbose=False)
@@ -174,7 +176,7 @@ def _is_whole(checkpoint: Path) -> bool:
     try:
         torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        log.warning("%s cannot be read (%s): the one before it is taken", checkpoint, str(error).partition("\n")[0])
+        log.warning("%s cannot be read and is passed over (%s)", checkpoint, str(error).partition("\n")[0])
         return False
     return True
 

@@ -114,7 +114,7 @@ LIMITS: Mapping[str, Limit] = {
     "optim.head_lr_scale": above(0),
     "optim.loss_lr_scale": above(0),
     "optim.optimizer.lr": above(0),
-    "optim.optimizer.fused": Limit("true or false", lambda value: isinstance(value, bool)),
+    "optim.optimizer.fused": or_null(Limit("true or false", lambda value: isinstance(value, bool))),
     "optim.optimizer.weight_decay": at_least(0),
     "optim.optimizer.momentum": between(0, 1),
     "optim.schedule.warmup_epochs": at_least(0),

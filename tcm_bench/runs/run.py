@@ -90,7 +90,7 @@ def _one_sentence() -> Iterator[None]:
     except Preempted as stop:
         if is_first_process():
             sys.stderr.write(f"{stop}; the same command goes on from here\n")
-        sys.exit(stop.code)
+        sys.exit(stop.code if is_first_process() else 0)  # Lightning ends all when one of those it started fails
     except Exception as error:
         if sentence := explain(error):
             sys.stderr.write(f"error: {sentence}\n")
@@ -234,11 +234,16 @@ def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> le
         measured = fit_and_test(cfg, run_dir, loggers)
     except Preempted as stop:
         row("interrupted", Measured(reason=str(stop)))
+        if cfg.force:  # started again it would begin anew, each time
+            raise KeyboardInterrupt from stop
         raise
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
         row("interrupted", Measured(reason="stopped by Ctrl-C or a signal"))
         raise KeyboardInterrupt from stop
     except Exception as error:
+        if NOTICE.given:  # it came to the workers, too, who read no more
+            row("interrupted", Measured(reason=f"stopped by {NOTICE.given}"))
+            raise Preempted(NOTICE.given) from error
         log.debug("failed", exc_info=True)  # the traceback is for the file; the terminal gets a sentence
         row("failed", Measured(reason=f"{type(error).__name__}: {error}"))
         raise

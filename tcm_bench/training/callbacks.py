@@ -1,5 +1,6 @@
 """What a run writes while it trains: its history, its progress, the state it resumes from."""
 
+import contextlib
 import csv
 import io
 import logging
@@ -32,18 +33,25 @@ class History(Callback):
         """Write into `run_dir`."""
         self.path = Path(run_dir) / HISTORY
         self.rows: list[dict[str, float]] = []
+        self.validated: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Rows so far."""
-        return {"rows": self.rows}
+        """Rows so far, and what a validation within the epoch has found."""
+        return {"rows": self.rows, "validated": self.validated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the rows of the checkpoint."""
-        self.rows = state_dict["rows"]
+        """Take up those of the checkpoint."""
+        self.rows, self.validated = state_dict["rows"], state_dict["validated"]
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note what was found; a process that resumes within the epoch does not know."""
+        logged = trainer.logged_metrics.items()
+        self.validated = {name: float(value) for name, value in logged if name.startswith("val/")}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the epoch's row and rewrite the file."""
-        logged = {name: float(value) for name, value in trainer.logged_metrics.items()}
+        logged = self.validated | {name: float(value) for name, value in trainer.logged_metrics.items()}
+        self.validated = {}
         place = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": logged.pop("train/lr")}
         self.rows.append({**place, **logged})
         if trainer.is_global_zero:
@@ -68,7 +76,8 @@ class ProgressFile(Callback):
         """Say how many steps are done."""
         if trainer.is_global_zero and time.monotonic() - self.last >= self.every_s:
             self.last = time.monotonic()
-            write_progress(self.run_dir, "train", trainer.global_step, int(trainer.estimated_stepping_batches))
+            with contextlib.suppress(OSError):  # a full disk: what is trained is worth more than the news of it
+                write_progress(self.run_dir, "train", trainer.global_step, int(trainer.estimated_stepping_batches))
 
 
 class ResumeCheckpoint(Checkpoint):
@@ -94,11 +103,18 @@ class ResumeCheckpoint(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The clock runs from here; a scheduler's notice can wait for the end of a step."""
         self._saved = time.monotonic()
+        NOTICE.listen_again()  # Lightning has put itself before it
         NOTICE.can_wait = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """From here on it ends the process at once."""
+        """From here on it ends the process at once, as does one that came while the last checkpoint was written."""
         NOTICE.can_wait = False
+        if NOTICE.given:
+            raise Preempted(NOTICE.given)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lightning has put itself before it once more."""
+        NOTICE.listen_again()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Likewise."""
@@ -107,10 +123,12 @@ class ResumeCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After a step of the optimizer; the epoch's last is left to the end of the epoch."""
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        together = trainer.world_size == 1 or (batch_idx + 1) % STEPS_BETWEEN_VOTES == 0
-        if stepped and together and not trainer.is_last_batch:
+        """After an optimizer step, unless the epoch ends or a validation follows, which a resumed run would miss."""
+        batches = batch_idx + 1
+        stepped = batches % trainer.accumulate_grad_batches == 0
+        together = trainer.world_size == 1 or batches % STEPS_BETWEEN_VOTES == 0
+        validates = batches % (trainer.val_check_batch or math.inf) == 0
+        if stepped and together and not validates and not trainer.is_last_batch:
             waited = time.monotonic() - self._saved
             self._look(trainer, is_due=waited >= max(self.every_s, self._cost_s / self.share))
 
@@ -131,13 +149,14 @@ class ResumeCheckpoint(Checkpoint):
         partial = self.path.with_suffix(".partial")
         try:
             trainer.save_checkpoint(partial)
+        except OSError as error:  # a full disk is no reason to lose what is in memory
+            partial.unlink(missing_ok=True)
+            log.warning("no checkpoint (%s): training goes on without", error)
+            trainer.strategy.barrier("Trainer.save_checkpoint")  # where the others wait
+        else:
             if trainer.is_global_zero:
                 if self.path.exists():
                     self.path.replace(self.previous)
                 partial.replace(self.path)
-        except OSError as error:  # a full disk is no reason to lose what is in memory
-            partial.unlink(missing_ok=True)
-            log.warning("%s cannot be written (%s): training goes on without", self.path, error.strerror or error)
-            trainer.strategy.barrier("Trainer.save_checkpoint")  # where the others wait
         self._saved = time.monotonic()
         self._cost_s = self._saved - begun

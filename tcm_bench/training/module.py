@@ -107,7 +107,8 @@ class RetrievalModule(pl.LightningModule):
         except ValueError as error:
             raise self._diverged(str(error)) if self.global_step else error from None
         self.terms.append(torch.stack([term.detach() for term in terms.values()]))
-        if self.trainer.is_last_batch or self.global_step + 1 == self.trainer.max_steps:
+        steps_now = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+        if self.trainer.is_last_batch or (steps_now and self.global_step + 1 == self.trainer.max_steps):
             means = torch.stack(self.terms).mean(dim=0)  # unscaled: each rank has the terms of the whole batch
             self.terms.clear()
             logged = {f"train/{name}": mean for name, mean in zip(terms, means.unbind(), strict=True)}

@@ -58,6 +58,14 @@ def test_the_baseline_is_the_best_retrieval_and_tcm_the_least_opis_that_keeps_it
     assert none.tcm is None
 
 
+def test_a_setting_of_fewer_seeds_is_not_chosen(tried):
+    rows = [tried(tcm, 0.1, (0.70, opis), seed=seed) for tcm, opis in (("none", 0.02), (0.5, 0.018)) for seed in (0, 1)]
+    lucky = [tried("none", 0.2, (0.75, 0.01)), tried(0.6, 0.1, (0.75, 0.001))]
+    more = [tried(0.7, 0.1, (0.70, 0.019), seed=seed) for seed in (0, 1, 2)]
+    (found,) = choices(rows + lucky + more)
+    assert (found.base.seeds, found.base.recall_val, found.tcm.opis_val) == (2, pytest.approx(0.70), 0.018)
+
+
 def test_tcm_that_keeps_retrieval_but_raises_opis_is_no_choice(tried):
     rows = [tried("none", 0.1, (0.70, 0.020)), tried(0.5, 0.1, (0.75, 0.020)), tried(0.6, 0.1, (0.75, 0.021))]
     (found,) = choices(rows)

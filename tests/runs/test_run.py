@@ -278,7 +278,7 @@ FROM_PIXELS = [
 @pytest.mark.parametrize(
     ("source", "sent"),
     [
-        ("vectors", signal.SIGUSR1),
+        ("vectors", signal.SIGTERM),
         ("pixels", signal.SIGKILL),  # with workers, who have read ahead
     ],
 )

@@ -26,12 +26,12 @@ class Killed(RuntimeError):
     """In place of a kill in the middle of an epoch."""
 
 
-def kill_in_the_third_epoch(patched) -> None:
-    """End training at its 13th step, where an epoch has five."""
+def kill_in_the_third_epoch(patched, at: int = 13) -> None:
+    """End training at this step, where an epoch has five."""
     step, steps = RetrievalModule.training_step, itertools.count(1)
 
     def killed(self, batch, batch_idx):
-        if next(steps) == 13:
+        if next(steps) == at:
             raise Killed
         return step(self, batch, batch_idx)
 
@@ -109,6 +109,34 @@ def test_a_run_killed_within_an_epoch_goes_on_from_there(tmp_path, run, monkeypa
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_what_was_validated_within_an_epoch_is_not_lost_to_a_kill(tmp_path, run, monkeypatch):
+    """Nor is a validation passed over: no checkpoint is written between it and its step."""
+    longer = ["data.loader.validation_classes=3", "+trainer.val_check_interval=2", "trainer.max_epochs=4", *EVERY_STEP]
+    _, whole = run(tmp_path / "whole", *longer)
+    with monkeypatch.context() as patched:
+        kill_in_the_third_epoch(patched, at=14)  # after the validation of its second step
+        with pytest.raises(Killed):
+            run(tmp_path / "cut", *longer)
+    cut = tmp_path / "cut" / "runs" / whole.name
+    assert steps_of(cut / CHECKPOINT) == 13
+    assert steps_of(cut / PREVIOUS) == 11
+    run(tmp_path / "cut", *longer)
+    assert (cut / HISTORY).read_bytes() == (whole / HISTORY).read_bytes()
+
+
+def test_a_run_limited_in_steps_starts_over(tmp_path, run, monkeypatch):
+    longer = ["+trainer.max_steps=14", "trainer.max_epochs=4", *EVERY_STEP]
+    _, whole = run(tmp_path / "whole", *longer)
+    with monkeypatch.context() as patched:
+        kill_in_the_third_epoch(patched)
+        with pytest.raises(Killed):
+            run(tmp_path / "cut", *longer)
+    run(tmp_path / "cut", *longer)
+    cut = tmp_path / "cut" / "runs" / whole.name
+    assert [row["step"] for row in read(cut)] == ["5", "10", "14"]
+    assert (cut / HISTORY).read_bytes() == (whole / HISTORY).read_bytes()
+
+
 def test_a_checkpoint_that_cannot_be_read_leaves_the_one_before_it(tmp_path, run, monkeypatch):
     longer = ["trainer.max_epochs=4", *EVERY_STEP]
     _, whole = run(tmp_path / "whole", *longer)
@@ -131,7 +159,7 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, run, monkeypa
     _, whole = run(tmp_path / "whole")
     monkeypatch.setattr(pl.Trainer, "save_checkpoint", full)
     _, other = run(tmp_path / "full")
-    assert "cannot be written (No space left on device): training goes on without" in caplog.text
+    assert "no checkpoint ([Errno 28] No space left on device): training goes on without" in caplog.text
     assert (other / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
     assert not list(other.glob("*.partial"))
 
