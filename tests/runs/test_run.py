@@ -171,8 +171,15 @@ def test_margin_setting_changes_the_run_and_leaves_its_start(tmp_path, vectors):
     assert (base_dir / "weights.safetensors").read_bytes() != (tcm_dir / "weights.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("loss", ["smooth_ap", "rs_at_k", "contrastive", "proxy_anchor"])
-@pytest.mark.parametrize("backbone", ["resnet_small", "vit_small_scratch"])
+@pytest.mark.parametrize(
+    ("loss", "backbone"),
+    [
+        ("smooth_ap", "resnet_small"),
+        ("rs_at_k", "vit_small_scratch"),
+        ("contrastive", "vit_small_scratch"),
+        ("proxy_anchor", "resnet_small"),
+    ],
+)
 def test_small_networks_train_from_pixels(tmp_path, loss, backbone):
     small = [
         "data.splits.images_per_class=2",
