@@ -1,7 +1,7 @@
 """Draw what TCM changes against one setting at a time: ``python scripts/effects.py``.
 
-Reads the rows of ``results/why_*.csv`` and writes ``docs/evidence/<study>.png``; results/README.md has the
-commands that made the rows.
+Reads the rows of ``results/why_*.csv``, of which there are none yet, and writes ``docs/evidence/<study>.png``;
+``conf/sweep/why.yaml`` makes them.
 """
 
 import re

@@ -232,13 +232,11 @@ def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> le
         raise_on_ctrl_c()  # from here on there is a row to leave
         loggers += start_loggers(cfg, planned)
         measured = fit_and_test(cfg, run_dir, loggers)
-    except Preempted as stop:
-        row("interrupted", Measured(reason=str(stop)))
-        if cfg.force:  # started again it would begin anew, each time
-            raise KeyboardInterrupt from stop
-        raise
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
-        row("interrupted", Measured(reason="stopped by Ctrl-C or a signal"))
+        is_notice = isinstance(stop, Preempted)
+        row("interrupted", Measured(reason=str(stop) if is_notice else "stopped by Ctrl-C or a signal"))
+        if is_notice and not cfg.force:  # forced, it would begin anew each time that it is started again
+            raise
         raise KeyboardInterrupt from stop
     except Exception as error:
         if NOTICE.given:  # it came to the workers, too, who read no more

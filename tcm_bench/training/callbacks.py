@@ -117,7 +117,7 @@ class ResumeCheckpoint(Checkpoint):
         NOTICE.listen_again()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Likewise."""
+        """Nobody will look at a notice any more."""
         NOTICE.can_wait = False
 
     def on_train_batch_end(

@@ -26,32 +26,37 @@ class Killed(RuntimeError):
     """In place of a kill in the middle of an epoch."""
 
 
-def kill_in_the_third_epoch(patched, at: int = 13) -> None:
-    """End training at this step, where an epoch has five."""
-    step, steps = RetrievalModule.training_step, itertools.count(1)
+@pytest.fixture
+def killed(tmp_path, run, monkeypatch):
+    """Runs a configuration into `cut` and ends its training at a step of the third epoch, where an epoch has five."""
 
-    def killed(self, batch, batch_idx):
-        if next(steps) == at:
-            raise Killed
-        return step(self, batch, batch_idx)
+    def once(*overrides: str, at: int = 13) -> None:
+        step, steps = RetrievalModule.training_step, itertools.count(1)
 
-    patched.setattr(RetrievalModule, "training_step", killed)
+        def training_step(self, batch, batch_idx):
+            if next(steps) == at:
+                raise Killed
+            return step(self, batch, batch_idx)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(RetrievalModule, "training_step", training_step)
+            with pytest.raises(Killed):
+                run(tmp_path / "cut", *overrides)
+
+    return once
 
 
-def test_a_network_with_dropout_resumes_to_the_weights_of_one_never_killed(tmp_path, run, monkeypatch):
+def test_a_network_with_dropout_resumes_to_the_weights_of_one_never_killed(tmp_path, run, monkeypatch, killed):
     longer = ["trainer.max_epochs=4"]
     embed = RetrievalModule.embed
     monkeypatch.setattr(RetrievalModule, "embed", lambda self, x: embed(self, torch.nn.functional.dropout(x, 0.5)))
     _, whole = run(tmp_path / "whole", *longer)
-    with monkeypatch.context() as patched:
-        kill_in_the_third_epoch(patched)
-        with pytest.raises(Killed):
-            run(tmp_path / "cut", *longer)
+    killed(*longer)
     _, cut = run(tmp_path / "cut", *longer)
     assert (cut / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
 
 
-def test_history_has_a_row_an_epoch_and_goes_on_after_a_kill_as_if_there_was_none(tmp_path, run, monkeypatch):
+def test_history_has_a_row_an_epoch_and_goes_on_after_a_kill_as_if_there_was_none(tmp_path, run, killed):
     longer = ["trainer.max_epochs=4", "data.loader.validation_classes=3"]
     _, whole = run(tmp_path / "whole", *longer)
     rows = read(whole)
@@ -64,10 +69,7 @@ def test_history_has_a_row_an_epoch_and_goes_on_after_a_kill_as_if_there_was_non
     for row in rows:
         assert float(row["train/loss"]) == pytest.approx(float(row["train/base"]) + float(row["train/tcm"]), rel=1e-5)
 
-    with monkeypatch.context() as patched:
-        kill_in_the_third_epoch(patched)
-        with pytest.raises(Killed):
-            run(tmp_path / "cut", *longer)
+    killed(*longer)
     cut = tmp_path / "cut" / "runs" / whole.name
     assert read(cut) == rows[:2]
     state = torch.load(cut / CHECKPOINT, weights_only=True)  # nothing in it that could run code
@@ -86,16 +88,13 @@ def steps_of(checkpoint) -> int:
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
-def test_a_run_killed_within_an_epoch_goes_on_from_there(tmp_path, run, monkeypatch, accumulated):
+def test_a_run_killed_within_an_epoch_goes_on_from_there(tmp_path, run, monkeypatch, killed, accumulated):
     """Without the steps before it, whose terms still count in the epoch's mean."""
     longer = ["trainer.max_epochs=4", f"+trainer.accumulate_grad_batches={accumulated}", *EVERY_STEP]
     embed = RetrievalModule.embed
     monkeypatch.setattr(RetrievalModule, "embed", lambda self, x: embed(self, torch.nn.functional.dropout(x, 0.5)))
     _, whole = run(tmp_path / "whole", *longer)
-    with monkeypatch.context() as patched:
-        kill_in_the_third_epoch(patched)
-        with pytest.raises(Killed):
-            run(tmp_path / "cut", *longer)
+    killed(*longer)
     cut = tmp_path / "cut" / "runs" / whole.name
     assert steps_of(cut / CHECKPOINT) == {1: 12, 2: 7}[accumulated]  # of batches: 5, 5, 2
     assert steps_of(cut / PREVIOUS) == {1: 11, 2: 6}[accumulated]
@@ -109,14 +108,11 @@ def test_a_run_killed_within_an_epoch_goes_on_from_there(tmp_path, run, monkeypa
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_what_was_validated_within_an_epoch_is_not_lost_to_a_kill(tmp_path, run, monkeypatch):
+def test_what_was_validated_within_an_epoch_is_not_lost_to_a_kill(tmp_path, run, killed):
     """Nor is a validation passed over: no checkpoint is written between it and its step."""
     longer = ["data.loader.validation_classes=3", "+trainer.val_check_interval=2", "trainer.max_epochs=4", *EVERY_STEP]
     _, whole = run(tmp_path / "whole", *longer)
-    with monkeypatch.context() as patched:
-        kill_in_the_third_epoch(patched, at=14)  # after the validation of its second step
-        with pytest.raises(Killed):
-            run(tmp_path / "cut", *longer)
+    killed(*longer, at=14)  # after the validation of its second step
     cut = tmp_path / "cut" / "runs" / whole.name
     assert steps_of(cut / CHECKPOINT) == 13
     assert steps_of(cut / PREVIOUS) == 11
@@ -124,26 +120,20 @@ def test_what_was_validated_within_an_epoch_is_not_lost_to_a_kill(tmp_path, run,
     assert (cut / HISTORY).read_bytes() == (whole / HISTORY).read_bytes()
 
 
-def test_a_run_limited_in_steps_starts_over(tmp_path, run, monkeypatch):
+def test_a_run_limited_in_steps_starts_over(tmp_path, run, killed):
     longer = ["+trainer.max_steps=14", "trainer.max_epochs=4", *EVERY_STEP]
     _, whole = run(tmp_path / "whole", *longer)
-    with monkeypatch.context() as patched:
-        kill_in_the_third_epoch(patched)
-        with pytest.raises(Killed):
-            run(tmp_path / "cut", *longer)
+    killed(*longer)
     run(tmp_path / "cut", *longer)
     cut = tmp_path / "cut" / "runs" / whole.name
     assert [row["step"] for row in read(cut)] == ["5", "10", "14"]
     assert (cut / HISTORY).read_bytes() == (whole / HISTORY).read_bytes()
 
 
-def test_a_checkpoint_that_cannot_be_read_leaves_the_one_before_it(tmp_path, run, monkeypatch):
+def test_a_checkpoint_that_cannot_be_read_leaves_the_one_before_it(tmp_path, run, killed):
     longer = ["trainer.max_epochs=4", *EVERY_STEP]
     _, whole = run(tmp_path / "whole", *longer)
-    with monkeypatch.context() as patched:
-        kill_in_the_third_epoch(patched)
-        with pytest.raises(Killed):
-            run(tmp_path / "cut", *longer)
+    killed(*longer)
     cut = tmp_path / "cut" / "runs" / whole.name
     (cut / CHECKPOINT).write_bytes((cut / CHECKPOINT).read_bytes()[:-500])
     run(tmp_path / "cut", *longer)
