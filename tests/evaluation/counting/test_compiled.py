@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tcm_bench.evaluation.counting import compiled
 
 
-@settings(deadline=None, max_examples=50, derandomize=True)
+@settings(max_examples=50)
 @given(
     st.lists(st.integers(-2000, 2000).map(lambda number: number / 1000), min_size=1, max_size=60, unique=True),
     st.sampled_from([1.0, 1e-3, 1e-6, 0.0]),

@@ -80,7 +80,7 @@ def test_tiles_order_and_names_leave_every_bit(kind, kernel):
     assert renamed.rank_of_first_positive.equal(expected.rank_of_first_positive)
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(max_examples=40)
 @given(
     st.sampled_from(KINDS),
     st.integers(6, 40),
