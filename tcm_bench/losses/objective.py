@@ -1,6 +1,6 @@
 """What training minimizes: a base loss plus TCM on the same pairs."""
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tcm_bench.losses.pairs import Pairs
@@ -32,7 +32,8 @@ class Objective(nn.Module):
         Returns:
             ``loss`` with its graph. Without: ``base`` and ``tcm``, which add up to it;
             ``tcm_positive`` and ``tcm_negative``, the mean violations before their weights;
-            ``hard_positives`` and ``hard_negatives``, numbers of unordered pairs.
+            ``hard_positives`` and ``hard_negatives``, the shares of the batch's pairs of each kind that violate their
+            margin (0 where there are no pairs).
 
         Raises:
             ValueError: If a row's norm is not 1 within 1e-2.
@@ -46,6 +47,11 @@ class Objective(nn.Module):
             "tcm": tcm.loss.detach(),
             "tcm_positive": tcm.positive.detach(),
             "tcm_negative": tcm.negative.detach(),
-            "hard_positives": tcm.hard_positives.to(base.dtype),
-            "hard_negatives": tcm.hard_negatives.to(base.dtype),
+            "hard_positives": _share(tcm.hard_positives, pairs.positive).to(base.dtype),
+            "hard_negatives": _share(tcm.hard_negatives, pairs.negative).to(base.dtype),
         }
+
+
+def _share(unordered: Int[Tensor, ""], pairs: Bool[Tensor, "batch batch"]) -> Float[Tensor, ""]:
+    """Of the pairs, each of which stands twice in its mask."""
+    return 2 * unordered / pairs.sum().clamp(min=1)

@@ -63,7 +63,7 @@ class Result(Run):
             the score's name alone; `_seen`: on classes that were trained on; `_val`: on training classes held out.
         intervals: Of the scores on unseen classes, 95 % by a bootstrap over these classes; see `evaluation.json`.
         threshold: Every setting behind OPIS, and the calibration range that resulted.
-        selection: Which weights were evaluated.
+        selection: Which weights were evaluated: those of the last epoch, or of one that was best on held-out classes.
         counts: Classes, images and pairs that the metrics were taken over.
         wall_s: Seconds from the start of this process' work on the run to its end.
         peak_mem_gib: Largest resident memory of the process so far; a worker that did earlier runs counts them too.

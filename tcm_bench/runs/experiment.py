@@ -13,6 +13,7 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torchmetrics import MetricCollection
@@ -31,7 +32,7 @@ from tcm_bench.runs.debug import few
 from tcm_bench.runs.naming import DEBUG
 from tcm_bench.runs.outcome import Measured, measured, recall_before, roles, store
 from tcm_bench.runs.watchers import describe
-from tcm_bench.training.callbacks import CHECKPOINT, PREVIOUS
+from tcm_bench.training.callbacks import BEST, CHECKPOINT, PREVIOUS, BestWeights
 from tcm_bench.training.module import RetrievalModule
 
 log = logging.getLogger(__name__)
@@ -106,20 +107,22 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
     with warnings.catch_warnings():
         for known in HARMLESS:
             warnings.filterwarnings("ignore", message=known)
-        trainer = _trainer(cfg, trusted, run_dir, loggers)
+        best = BestWeights(run_dir) if cfg.selection == "best" else None
+        trainer = _trainer(cfg, trusted, run_dir, loggers, [best] if best else [])
         before = recall_before(parts.data, parts.embedder, device) if is_first_process() else math.nan
         checkpoints = [run_dir / name for name in (CHECKPOINT, PREVIOUS)]
         # If forced, another process may be about to delete them; limited in steps, Lightning goes on elsewhere.
         starts_over = cfg.force or trainer.max_steps != -1
         whole = filter(_is_whole, [] if starts_over else checkpoints)
         trainer.fit(module, datamodule=parts.data, ckpt_path=next(whole, None))
+        selection = best.restore(module.embedder) if best else "last epoch"
         write_progress(run_dir, "test")
         trainer.test(module, datamodule=parts.data, verbose=False)
     intervals = store(run_dir, module)
     if trainer.is_global_zero:
-        for checkpoint in checkpoints:
-            checkpoint.unlink(missing_ok=True)  # only a run that has not ended needs it
-    return measured(module, parts.data, parts.identity, before, intervals)
+        for file in (*checkpoints, run_dir / BEST):
+            file.unlink(missing_ok=True)  # only a run that has not ended needs it
+    return measured(module, parts.data, parts.identity, before, intervals, selection)
 
 
 def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path) -> Parts:
@@ -217,7 +220,9 @@ def _with_number_of_classes(cfg: DictConfig, splits: Splits) -> DictConfig:
     return counted
 
 
-def _trainer(cfg: DictConfig, trusted: list[str], run_dir: Path, loggers: list[Logger]) -> pl.Trainer:
+def _trainer(
+    cfg: DictConfig, trusted: list[str], run_dir: Path, loggers: list[Logger], callbacks: list[Callback]
+) -> pl.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return build(
@@ -229,7 +234,7 @@ def _trainer(cfg: DictConfig, trusted: list[str], run_dir: Path, loggers: list[L
         strategy=cfg.machine.strategy,
         default_root_dir=str(run_dir),
         logger=loggers or False,
-        callbacks=[build(node, trusted) for node in cfg.callbacks.values() if node],
+        callbacks=[*callbacks, *(build(node, trusted) for node in cfg.callbacks.values() if node)],
         enable_progress_bar=bool(cfg.machine.progress) and sys.stderr.isatty(),
         enable_model_summary=False,
         use_distributed_sampler=False,  # the loaders cut themselves by rank

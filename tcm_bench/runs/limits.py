@@ -94,6 +94,7 @@ LIMITS: Mapping[str, Limit] = {
     "machine.chunk_size": or_null(whole(1)),
     "machine.test_batch_size": whole(1),
     "machine.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
+    "selection": one_of("last", "best"),
     "trainer.max_epochs": whole(1),
     "trainer.max_steps": Limit(
         "a whole number of at least 1, or -1 for no limit", lambda n: _is_whole(n) and (n == -1 or n > 0)
@@ -204,6 +205,11 @@ def _disagreements(values: Mapping[str, Any]) -> Iterator[str]:
             f"trainer.gradient_clip_val with trainer.precision={precision} needs optim.optimizer.fused=false: "
             "Lightning cannot clip what a fused optimizer scales back itself"
         )
+    if values.get("selection") == "best" and not values.get("data.loader.validation_classes"):
+        yield "selection=best chooses by held-out classes: say how many by data.loader.validation_classes=N"
+    every = values.get("trainer.check_val_every_n_epoch")
+    if values.get("selection") == "best" and _is_whole(every) and _is_whole(epochs) and every > epochs:
+        yield f"selection=best needs a validation: trainer.check_val_every_n_epoch={every} is above the {epochs} epochs"
     together = values.get("data.loader.held_out_together")
     if values.get("data.split_seed") is not None and _is_whole(together) and together > 1:
         yield (

@@ -21,7 +21,7 @@ from tcm_bench.runs.provenance import with_sources
 
 CONFIG_NAME = "config"
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
-SCIENCE = ("data", "model", "loss", "tcm", "metrics", "optim", "trainer", "seed")
+SCIENCE = ("data", "model", "loss", "tcm", "metrics", "optim", "trainer", "selection", "seed")
 DEBUG = "debug"  # there in a debug mode alone, whose runs are none of the others
 ELSEWHERE = ("machine", "paths")  # what differs from machine to machine and decides no number
 CHOSEN = "chosen"  # decides a number only where something refers to it

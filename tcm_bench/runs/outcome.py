@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torchmetrics import MetricCollection
@@ -19,7 +17,7 @@ from tcm_bench.evaluation.evaluate import Evaluation
 from tcm_bench.evaluation.files import plain, write_evaluation
 from tcm_bench.evaluation.metric import EmbeddingMetric, EvaluationMetric
 from tcm_bench.evaluation.retrieval import recall_at_k
-from tcm_bench.files import replacing
+from tcm_bench.files import write_tensors
 from tcm_bench.models.embedder import Embedder
 from tcm_bench.process import is_first_process
 from tcm_bench.results.ledger import EMBEDDINGS, WEIGHTS
@@ -35,6 +33,7 @@ class Measured:
     intervals: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
     threshold: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    selection: str = "last epoch"
     network: dict[str, Any] = field(default_factory=dict)
     data_hash: str | None = None
 
@@ -66,6 +65,7 @@ def measured(
     identity: dict[str, Any],
     before: float,
     intervals: Mapping[str, Any],
+    selection: str,
 ) -> Measured:
     """What the metrics of a tested module found, in the places of a row.
 
@@ -75,6 +75,7 @@ def measured(
         identity: Names the backbone and its weights.
         before: See `recall_before`.
         intervals: See `store`.
+        selection: Which weights it has.
     """
     tested = {"": module.test_metrics, "_seen": module.seen_metrics}
     if len(data.validation_classes):
@@ -111,6 +112,7 @@ def measured(
         threshold=threshold,
         counts=counts,
         network=identity,
+        selection=selection,
         data_hash=data.splits.fingerprint,
     )
 
@@ -133,11 +135,11 @@ def store(run_dir: Path, module: RetrievalModule) -> dict[str, Any]:
         "indices": indices.long(),
         **{name: role[indices.to(role.device)] for name, role in masks.items() if role is not None},
     }
-    _save(run_dir / EMBEDDINGS, tensors)
+    write_tensors(run_dir / EMBEDDINGS, tensors)
     intervals: dict[str, Any] = {}
     for evaluation in _evaluations(module.test_metrics):
         intervals |= write_evaluation(evaluation, run_dir)["intervals"]
-    _save(run_dir / WEIGHTS, dict(module.embedder.state_dict()))
+    write_tensors(run_dir / WEIGHTS, module.embedder.state_dict())
     return intervals
 
 
@@ -154,11 +156,3 @@ def _floats(values: Mapping[str, Tensor]) -> dict[str, float | None]:
     """Plain numbers, None for what is undefined."""
     found: dict[str, float | None] = plain({name: float(value) for name, value in values.items()})
     return found
-
-
-def _save(path: Path, tensors: dict[str, Tensor]) -> None:
-    try:
-        with replacing(path) as temporary:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-    except SafetensorError as error:  # its way to say that the disk is full
-        raise OSError(f"cannot write {path}: {error}") from error

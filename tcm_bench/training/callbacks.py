@@ -11,13 +11,16 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, Checkpoint
+from safetensors.torch import load_file
+from torch import nn
 
-from tcm_bench.files import write_atomic
+from tcm_bench.files import write_atomic, write_tensors
 from tcm_bench.process import NOTICE, Preempted
 from tcm_bench.results.ledger import write_progress
 
 HISTORY = "history.csv"
 CHECKPOINT, PREVIOUS = "last.ckpt", "previous.ckpt"
+BEST, SELECTED_BY = "best.safetensors", "val/recall_at_1"
 STEPS_BETWEEN_VOTES = 8  # of several processes, which must all write or none, and wait for each other to agree
 
 log = logging.getLogger(__name__)
@@ -78,6 +81,41 @@ class ProgressFile(Callback):
             self.last = time.monotonic()
             with contextlib.suppress(OSError):  # a full disk: what is trained is worth more than the news of it
                 write_progress(self.run_dir, "train", trainer.global_step, int(trainer.estimated_stepping_batches))
+
+
+class BestWeights(Callback):
+    """Keeps the network of the epoch with the highest R@1 on held-out classes, the first of equals.
+
+    A resumed run trains again through what came after its checkpoint, and writes the same file again.
+    """
+
+    def __init__(self, run_dir: str | Path) -> None:
+        """Write into `run_dir`."""
+        self.path = Path(run_dir) / BEST
+        self.best = -math.inf
+        self.epoch: int | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the file holds."""
+        return {"best": self.best, "epoch": self.epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Know it again."""
+        self.best, self.epoch = state_dict["best"], state_dict["epoch"]
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare; every process has the same score."""
+        score = float(trainer.callback_metrics[SELECTED_BY])
+        if score > self.best:
+            self.best, self.epoch = score, trainer.current_epoch
+            if trainer.is_global_zero:
+                write_tensors(self.path, pl_module.get_submodule("embedder").state_dict())
+            trainer.strategy.barrier("BestWeights")  # all of them will read it
+
+    def restore(self, network: nn.Module) -> str:
+        """Give a network the weights that were best; returns which those are, in words."""
+        network.load_state_dict(load_file(self.path))
+        return f"epoch {self.epoch}, the best by {SELECTED_BY}"
 
 
 class ResumeCheckpoint(Checkpoint):

@@ -26,8 +26,18 @@ def test_terms_are_those_of_the_parts_and_add_up(base):
     assert terms["tcm_negative"].equal(parts.negative)
     assert float(terms["loss"]) == pytest.approx(float(terms["base"] + terms["tcm"]))
     assert float(terms["tcm"]) == pytest.approx(float(0.5 * terms["tcm_positive"] + 2 * terms["tcm_negative"]))
-    assert [float(terms["hard_positives"]), float(terms["hard_negatives"])] == [int(n) for n in parts[3:]]
+    positives, negatives = 4 * 3, 12 * 11 // 2 - 4 * 3  # four classes of three
+    assert float(terms["hard_positives"]) == pytest.approx(int(parts.hard_positives) / positives)
+    assert float(terms["hard_negatives"]) == pytest.approx(int(parts.hard_negatives) / negatives)
     assert list(terms) == ["loss", "base", "tcm", "tcm_positive", "tcm_negative", "hard_positives", "hard_negatives"]
+
+
+def test_shares_run_from_none_to_all_pairs_and_are_0_without_pairs():
+    x, y = batch()
+    strict = Objective(SmoothAP(), TCM(positive_margin=1.0, negative_margin=-1.0))(x, y)
+    assert [float(strict["hard_positives"]), float(strict["hard_negatives"])] == [1, 1]
+    one_class = Objective(SmoothAP(), TCM(positive_margin=1.0))(x, torch.zeros_like(y))
+    assert [float(one_class["hard_positives"]), float(one_class["hard_negatives"])] == [1, 0]
 
 
 def test_only_the_loss_has_a_graph():

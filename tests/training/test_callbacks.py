@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from tcm_bench.training.callbacks import CHECKPOINT, HISTORY, PREVIOUS, History, ProgressFile
+from tcm_bench.training.callbacks import BEST, CHECKPOINT, HISTORY, PREVIOUS, History, ProgressFile
 from tcm_bench.training.module import RetrievalModule
 
 TERMS = ("loss", "base", "tcm", "tcm_positive", "tcm_negative", "hard_positives", "hard_negatives")
@@ -118,6 +118,29 @@ def test_what_was_validated_within_an_epoch_is_not_lost_to_a_kill(tmp_path, run,
     assert steps_of(cut / PREVIOUS) == 11
     run(tmp_path / "cut", *longer)
     assert (cut / HISTORY).read_bytes() == (whole / HISTORY).read_bytes()
+
+
+def test_the_best_epochs_weights_are_evaluated_also_after_a_kill(tmp_path, run, killed):
+    """At such a rate the last epoch is not the best."""
+    longer = ["data.loader.validation_classes=3", "trainer.max_epochs=4", "optim.optimizer.lr=0.3", "selection=best"]
+    result, whole = run(tmp_path / "whole", *longer)
+    found = [float(row["val/recall_at_1"]) for row in read(whole)]
+    best = found.index(max(found))
+    assert result.selection == f"epoch {best}, the best by val/recall_at_1"
+    assert result.metrics["recall_at_1_val"] == pytest.approx(max(found))
+    assert result.metrics["recall_at_1_val"] != pytest.approx(found[-1])
+    last, of_last = run(tmp_path / "last", *longer, "selection=last")
+    assert last.selection == "last epoch"
+    assert last.metrics["recall_at_1_val"] == pytest.approx(found[-1])
+    weights = [(folder / "weights.safetensors").read_bytes() for folder in (whole, of_last)]
+    assert weights[0] != weights[1]
+
+    killed(*longer)
+    cut = tmp_path / "cut" / "runs" / whole.name
+    assert (cut / BEST).exists()
+    run(tmp_path / "cut", *longer)
+    assert (cut / "weights.safetensors").read_bytes() == weights[0]
+    assert not (cut / BEST).exists()
 
 
 def test_a_run_limited_in_steps_starts_over(tmp_path, run, killed):
