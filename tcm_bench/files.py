@@ -6,14 +6,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
-
-if TYPE_CHECKING:  # files are read and written where nobody has the seconds that torch takes
-    from torch import Tensor
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -37,22 +33,6 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, "Tensor"]) -> None:
-    """Write a safetensors file, whole or not at all.
-
-    Raises:
-        OSError: If it cannot be written, as on a full disk.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        with replacing(path) as temporary:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-    except SafetensorError as error:  # its way to say that the disk is full
-        raise OSError(f"cannot write {path}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -16,10 +16,10 @@ from vectors import command, head, write_vectors
 from tcm_bench.cli.app import app
 from tcm_bench.results import ledger
 from tcm_bench.runs.naming import PROJECT_ROOT
-from tcm_bench.training.callbacks import CHECKPOINT, PREVIOUS
+from tcm_bench.training.callbacks import BEST, CHECKPOINT, PREVIOUS
 
 README = (PROJECT_ROOT / "README.md").read_text()
-DOCUMENTS = {name: (PROJECT_ROOT / name).read_text() for name in ("README.md", "docs/evidence.md")}
+DOCUMENTS = {name: (PROJECT_ROOT / name).read_text() for name in ("README.md", "docs/evidence.md", "docs/recipes.md")}
 CODE = re.compile(r"`([^`]+)`")
 
 
@@ -33,16 +33,29 @@ def commands() -> list[list[str]]:
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+def imported(script: str):
+    spec = importlib.util.spec_from_file_location(script, PROJECT_ROOT / "scripts" / f"{script}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/evidence.md"])
 def test_the_tables_are_those_of_the_rows(name):
     """`python scripts/tables.py` writes them."""
-    spec = importlib.util.spec_from_file_location("tables", PROJECT_ROOT / "scripts" / "tables.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    assert set(script.DOCUMENTS) == set(DOCUMENTS)
+    script = imported("tables")
+    assert name in script.DOCUMENTS
     assert len(script.MARKED.findall(DOCUMENTS[name])) == {"README.md": 1, "docs/evidence.md": 3}[name]
     assert script.rendered(DOCUMENTS[name]) == DOCUMENTS[name]
     assert "nan" not in re.findall(r"\w+", DOCUMENTS[name])
+
+
+def test_the_table_of_recipes_is_that_of_the_configuration():
+    """`python scripts/recipes.py` writes it."""
+    script = imported("recipes")
+    assert len(script.cells()) == 16
+    text = script.DOCUMENT.read_text(encoding="utf-8")
+    assert script.rendered(text) == text
 
 
 TRAIN = [words[2:] for words in commands() if words[:2] == ["python", "train.py"]]
@@ -83,7 +96,7 @@ def test_the_list_of_a_runs_files_is_complete(tmp_path):
     found = {f"{path.name}/" if path.is_dir() else path.name for path in run_dir.iterdir()}
     table = README.partition("`outputs/runs/<run_id>/` holds")[2].partition("\n## ")[0]
     listed = [name for row in table.splitlines() if row.startswith("| `") for name in CODE.findall(row.split("|")[1])]
-    assert sorted(listed) == sorted(found | {ledger.RUNNING, CHECKPOINT, PREVIOUS})
+    assert sorted(listed) == sorted(found | {ledger.RUNNING, CHECKPOINT, PREVIOUS, BEST})
 
 
 @pytest.mark.parametrize("words", [words[1:] for words in commands() if words[0] == "tcm-bench"], ids=" ".join)

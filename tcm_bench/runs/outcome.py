@@ -17,10 +17,10 @@ from tcm_bench.evaluation.evaluate import Evaluation
 from tcm_bench.evaluation.files import plain, write_evaluation
 from tcm_bench.evaluation.metric import EmbeddingMetric, EvaluationMetric
 from tcm_bench.evaluation.retrieval import recall_at_k
-from tcm_bench.files import write_tensors
 from tcm_bench.models.embedder import Embedder
 from tcm_bench.process import is_first_process
 from tcm_bench.results.ledger import EMBEDDINGS, WEIGHTS
+from tcm_bench.tensors import write_tensors
 from tcm_bench.training.module import RetrievalModule
 
 

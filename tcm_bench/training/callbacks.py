@@ -14,9 +14,10 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from safetensors.torch import load_file
 from torch import nn
 
-from tcm_bench.files import write_atomic, write_tensors
+from tcm_bench.files import write_atomic
 from tcm_bench.process import NOTICE, Preempted
 from tcm_bench.results.ledger import write_progress
+from tcm_bench.tensors import write_tensors
 
 HISTORY = "history.csv"
 CHECKPOINT, PREVIOUS = "last.ckpt", "previous.ckpt"
