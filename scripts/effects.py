@@ -1,7 +1,6 @@
 """Draw what TCM changes against one setting at a time: ``python scripts/effects.py``.
 
-Reads the rows of ``results/why_*.csv``, of which there are none yet, and writes ``docs/evidence/<study>.png``;
-``conf/sweep/why.yaml`` makes them.
+Reads the rows of ``results/why_*.csv``, which ``conf/sweep/why.yaml`` makes, and writes ``docs/evidence/<study>.png``.
 """
 
 import re
@@ -13,10 +12,10 @@ from matplotlib.figure import Figure
 PROJECT = Path(__file__).parents[1]
 # Of each study the setting, as the rows name it, and what it is for people.
 STUDIES = {
-    "weights": ("negative_weight", "weight of the negative side; the positive side's is 1"),
+    "weights": ("negative_weight", "weight of the negative side (positive: 1)"),
     "margin": ("negative_margin", "negative margin, a cosine"),
-    "images": ("images_per_class", "images a class, in training and in evaluation"),
-    "classes": ("validation_classes", "training classes held out, of 120 and of 172"),
+    "images": ("images_per_class", "images a class, training and evaluation"),
+    "classes": ("validation_classes", "training classes left out, of 120 and 172"),
     "length": ("max_epochs", "epochs of 50 steps"),
     "temperature": ("temperature", "temperature of the base loss"),
     "loss": ("loss", "base loss"),
@@ -43,24 +42,30 @@ def changes(rows: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def drawn(rows: pd.DataFrame, setting: str, title: str) -> Figure:
     """A panel for each score, a line for each recipe, bars for the 95 % intervals over seeds."""
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
     place = places(rows, setting)
+    is_number = place.dtype == float
     for axes, (name, label) in zip(figure.subplots(1, len(SCORES)), SCORES.items(), strict=True):
         axes.axhline(0, color="0.6", linewidth=0.8)
         for (data, backbone), group in rows.groupby(["data", "backbone"], sort=False):
             change = changes(group, name)
             at = place[group.index]
-            order = at.argsort() if at.dtype == float else range(len(at))
-            at, change = at.iloc[list(order)], change.iloc[list(order)]
+            if is_number:
+                at = at.sort_values()
+                change = change.loc[at.index]
             spread = [change["mean"] - change["low"], change["high"] - change["mean"]]
-            axes.errorbar(at, change["mean"], yerr=spread, marker="o", capsize=3, label=f"{data} {backbone}")
-        if place.dtype == float and place.min() > 0 and place.max() >= 8 * place.min():
-            axes.set_xscale("log")
-            axes.set_xticks(sorted(set(place)), [f"{value:g}" for value in sorted(set(place))])
-            axes.minorticks_off()
+            style = {"marker": "o", "capsize": 3, "linestyle": "-" if is_number else "none"}
+            axes.errorbar(at, change["mean"], yerr=spread, label=f"{data} {backbone}", **style)
+        if is_number:
+            values = sorted(set(place))
+            if values[0] > 0 and values[-1] >= 10 * values[0]:
+                axes.set_xscale("log")
+                axes.minorticks_off()
+            axes.set_xticks(values, [f"{value:g}" for value in values])
+        else:
+            axes.set_xticks(range(len(set(place))), dict.fromkeys(place), rotation=20, ha="right")
         axes.set(xlabel=title, ylabel=label)
-        axes.tick_params(axis="x", labelrotation=0 if place.dtype == float else 20)
-    axes.legend(fontsize="small")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize="small")
     return figure
 
 
