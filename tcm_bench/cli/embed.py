@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tcm_bench.cli.evaluate import torch_device
-from tcm_bench.cli.runs import OutputDir
+from tcm_bench.cli.runs import OutputDir, TrustedPackages
 from tcm_bench.progress import progress
 from tcm_bench.report.source import run_folder
 
@@ -27,10 +27,7 @@ def embed(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes no result.")] = 64,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode; 0: this one.")] = 0,
-    trusted_package: Annotated[
-        list[str] | None,
-        typer.Option(help="A package of your own that the run's configuration may name; may be given again."),
-    ] = None,
+    trusted_package: TrustedPackages = None,
 ) -> None:
     """Embed new images with a trained run: `embeddings` of unit norm, `labels` if known, `paths`.
 

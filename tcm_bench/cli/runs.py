@@ -1,5 +1,6 @@
-"""What has been trained: `tcm-bench status`, `report` and `curves`."""
+"""What has been trained: `tcm-bench status`, `report`, `curves` and `replay`."""
 
+import math
 import os
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tcm_bench.report.source import KINDS, source
+from tcm_bench.report.source import KINDS, run_folder, source
 from tcm_bench.results import ledger
 from tcm_bench.results.labels import Label, labels
 
@@ -23,6 +24,13 @@ def _outputs() -> Path:
     return PROJECT_ROOT / "outputs"
 
 
+TrustedPackages = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trusted-package",
+        help="A package of your own that the run's configuration may name; may be given again.",
+    ),
+]
 OutputDir = Annotated[
     Path,
     typer.Option(
@@ -99,6 +107,38 @@ def curves(
     from tcm_bench.report.curves import write_utility_figure
 
     typer.echo(f"written: {write_utility_figure(*sides, out)}")
+
+
+def replay(
+    run: Annotated[str, typer.Argument(help="A run whose training diverged: its id, the start of it, or its folder.")],
+    output_dir: OutputDir,
+    trusted_package: TrustedPackages = None,
+) -> None:
+    """Compute the batch at which a run's training diverged once more: its terms, its items, what is not finite.
+
+    In Python: `tcm_bench.runs.replay.replayed`.
+    """
+    folder = run_folder(run, output_dir)
+    from tcm_bench.runs.replay import replayed
+
+    found = replayed(folder, trusted_package or ())
+    stopped = found.stopped
+    typer.echo(f"epoch {stopped.epoch}, batch {stopped.batch}, after {stopped.step} steps")
+    table = Table("term", "then", "now", box=None, padding=(0, 1, 0, 0))
+    for name, value in found.terms.items():
+        table.add_row(name, f"{stopped.terms.get(name, math.nan):.6g}", f"{value:.6g}")
+    console().print(table)
+    bad = (~found.embeddings.detach().isfinite().all(dim=1)).cpu()
+    typer.echo(f"weights not finite: {', '.join(found.broken_weights) or 'none'}")
+    typer.echo(f"embeddings not finite: {int(bad.sum())} of {len(bad)}")
+    typer.echo("items, as class: rows of the training table (* not finite)")
+    for name in stopped.labels.unique().tolist():
+        rows = [
+            f"{row}{'*' * is_bad}"
+            for row, label, is_bad in zip(stopped.indices.tolist(), stopped.labels.tolist(), bad.tolist(), strict=True)
+            if label == name
+        ]
+        typer.echo(f"  {name}: {' '.join(rows)}")
 
 
 def console() -> Console:

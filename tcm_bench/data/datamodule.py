@@ -3,7 +3,7 @@
 import itertools
 import logging
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from tcm_bench.data.table import FeatureTable, ImageTable, Splits, Table
 from tcm_bench.data.transforms import ImageTransform
 
 log = logging.getLogger(__name__)
+
+STANDARD_BATCH = (64, 4)  # classes, images of each
 
 
 class BatchIndices(NamedTuple):
@@ -163,8 +165,9 @@ class RetrievalData(L.LightningDataModule):
         splits: Training and test tables.
         train_transform: For training images, may be random.
         test_transform: For evaluation images.
-        classes_per_batch: Of the training batches; fewer, with a line in the log, where there are not as many.
-        images_per_class: Of the training batches; likewise.
+        classes_per_batch: Of the training batches; None: 64, or as many as there are.
+        images_per_class: Of the training batches; None: 4, or as many as the largest class has. A class that has fewer
+            gives all, and further classes fill the batch.
         batches_per_epoch: ``None``: as many as the training images fill.
         test_batch_size: Images at a time in evaluation; changes no result.
         seen_classes: Training classes that are evaluated beside the test classes; all if there are fewer.
@@ -179,7 +182,8 @@ class RetrievalData(L.LightningDataModule):
         cache_dir: Where that cache lies.
 
     Raises:
-        ValueError: If a number is out of range, or images come without transforms.
+        ValueError: If a number is out of range, the training classes do not give the batch, or images come without
+            transforms.
     """
 
     def __init__(
@@ -188,8 +192,8 @@ class RetrievalData(L.LightningDataModule):
         train_transform: ImageTransform | None = None,
         test_transform: ImageTransform | None = None,
         *,
-        classes_per_batch: int,
-        images_per_class: int,
+        classes_per_batch: int | None = None,
+        images_per_class: int | None = None,
         batches_per_epoch: int | None = None,
         test_batch_size: int = 256,
         seen_classes: int = 500,
@@ -233,17 +237,29 @@ class RetrievalData(L.LightningDataModule):
         self._augmented = TableDataset(splits.train, train_transform, seed)
         self._known = TableDataset(splits.train, test_transform)
         self._unseen = TableDataset(splits.test, test_transform)
-        asked = (classes_per_batch, images_per_class)
-        self.classes_per_batch, self.images_per_class = drawable_batch(splits.train.labels, self.train_classes, *asked)
+        self.classes_per_batch, self.images_per_class = self._batch(classes_per_batch, images_per_class)
         self.batches_per_epoch = batches_per_epoch
-        if (self.classes_per_batch, self.images_per_class) != asked:
-            log.info(
-                "a batch of %d classes x %d images -> %d x %d: there are %d training classes, the largest of %d images",
-                *(*asked, self.classes_per_batch, self.images_per_class, len(self.train_classes)),
-                np.bincount(splits.train.labels)[self.train_classes].max(),
-            )
         self._done = 0
         self._training_batches()  # refuse what cannot be drawn now, not after the network has been built
+
+    def _batch(self, classes_per_batch: int | None, images_per_class: int | None) -> tuple[int, int]:
+        """The batch that is asked for, the standard one as far as the data give it where nothing is."""
+        labels = self.splits.train.labels
+        given = (classes_per_batch, images_per_class)
+        asked = [standard if one is None else one for one, standard in zip(given, STANDARD_BATCH, strict=True)]
+        fitted = drawable_batch(labels, self.train_classes, *asked)
+        largest = int(np.bincount(labels)[self.train_classes].max())
+        there = f"{len(self.train_classes)} training classes, the largest of {largest} images"
+        too_many = classes_per_batch is not None and fitted[0] < classes_per_batch
+        if too_many or (images_per_class is not None and images_per_class > min(fitted[1], largest)):
+            most = drawable_batch(labels, self.train_classes, asked[0], min(asked[1], largest))
+            raise ValueError(
+                f"data.loader.classes_per_batch={asked[0]} data.loader.images_per_class={asked[1]} cannot be drawn "
+                f"from {there}; data.loader.classes_per_batch={most[0]} data.loader.images_per_class={most[1]} can"
+            )
+        if fitted != tuple(asked):
+            log.info("a batch of %d classes x %d images -> %d x %d: there are %s", *asked, *fitted, there)
+        return fitted
 
     def setup(self, stage: str) -> None:
         """Without held-out classes there is nothing to validate: tell the trainer, which warns otherwise."""
@@ -260,9 +276,23 @@ class RetrievalData(L.LightningDataModule):
         """Go on behind the batches that the checkpoint has seen."""
         self._done = state_dict["batches"]
 
+    def training_items(self, epoch: int, rows: Sequence[int], device: str | torch.device = "cpu") -> Batch:
+        """Items of the training table as a step of that epoch sees them, ready for the network.
+
+        Args:
+            epoch: Decides what a random transform does.
+            rows: Of the table.
+            device: Where the network is.
+        """
+        batch = Batch(*(tensor.to(device) for tensor in self._augmented[BatchIndices(epoch, list(rows))]))
+        return self._normalized(batch, self._augmented)
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         """Make pixels the network's input, where the network is: loaders ship bytes, a quarter of the floats."""
         dataset = self._augmented if self.trainer is not None and self.trainer.training else self._known
+        return self._normalized(batch, dataset)
+
+    def _normalized(self, batch: Batch, dataset: TableDataset) -> Batch:
         if dataset.transform is None:
             return batch
         return batch._replace(inputs=dataset.transform.normalize(batch.inputs))

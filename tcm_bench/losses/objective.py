@@ -1,9 +1,10 @@
 """What training minimizes: a base loss plus TCM on the same pairs."""
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tcm_bench.losses.pairs import Pairs
+from tcm_bench.losses.pairs import Pairs, UnusableBatch
 from tcm_bench.losses.tcm import TCM
 
 
@@ -36,12 +37,12 @@ class Objective(nn.Module):
             margin (0 where there are no pairs).
 
         Raises:
-            ValueError: If a row's norm is not 1 within 1e-2.
+            UnusableBatch: If a row's norm is not 1 within 1e-2, or a term is not finite.
         """
-        pairs = Pairs(embeddings, labels)
+        pairs = Pairs(embeddings, labels, check=False)
         base = self.base(pairs)
         tcm = self.tcm.terms(pairs)
-        return {
+        terms = {
             "loss": base + tcm.loss,
             "base": base.detach(),
             "tcm": tcm.loss.detach(),
@@ -50,6 +51,13 @@ class Objective(nn.Module):
             "hard_positives": _share(tcm.hard_positives, pairs.positive).to(base.dtype),
             "hard_negatives": _share(tcm.hard_negatives, pairs.negative).to(base.dtype),
         }
+        # Asked once for all of it, because each answer makes this process wait for a GPU.
+        values = torch.stack([term.detach() for term in terms.values()])
+        if not bool(values.isfinite().all() & pairs.is_unit.all()):
+            known = dict(zip(terms, values.tolist(), strict=True))
+            pairs.check(known)
+            raise UnusableBatch("the loss is not finite though every embedding is", known)
+        return terms
 
 
 def _share(unordered: Int[Tensor, ""], pairs: Bool[Tensor, "batch batch"]) -> Float[Tensor, ""]:

@@ -1,5 +1,6 @@
 """Unit-norm rows and the pairs of a batch: what every loss starts from."""
 
+from collections.abc import Mapping
 from functools import cached_property
 
 import torch
@@ -9,6 +10,18 @@ from torch import Tensor
 from tcm_bench.unit_norm import full_precision
 
 NORM_TOLERANCE = 1e-2  # wide enough for unit rows that were rounded to bfloat16
+
+
+class UnusableBatch(ValueError):
+    """Embeddings, or terms of them, of which no gradient may be taken.
+
+    Attributes:
+        terms: Value of each term, if they were computed.
+    """
+
+    def __init__(self, sentence: str, terms: Mapping[str, float] | None = None) -> None:
+        super().__init__(sentence)
+        self.terms = dict(terms or {})
 
 
 class Pairs:
@@ -21,21 +34,43 @@ class Pairs:
     Attributes:
         embeddings: Rows in float32 or float64; half types become float32.
         labels: Class of each row.
+        norm: L2 norm of each row.
+        is_unit: Whether it is 1 within 1e-2; not if it is NaN.
     """
 
-    def __init__(self, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> None:
+    def __init__(
+        self, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"], *, check: bool = True
+    ) -> None:
         """Keep the rows.
 
+        Args:
+            embeddings: Of unit norm.
+            labels: Class of each row.
+            check: False leaves it to the caller to call :meth:`check`.
+
         Raises:
-            ValueError: If a row's norm differs from 1 by more than 1e-2, or is NaN.
+            UnusableBatch: If a row's norm differs from 1 by more than 1e-2, or is NaN.
         """
         self.embeddings = full_precision(embeddings)
         self.labels = labels
-        norm = torch.linalg.vector_norm(self.embeddings.detach(), dim=1)
-        unit = (norm - 1).abs() <= NORM_TOLERANCE  # False for NaN
-        if not unit.all():
-            row = int((~unit).nonzero()[0, 0])
-            raise ValueError(f"embedding {row} of the batch has norm {norm[row].item()}, a loss needs norm 1")
+        self.norm = torch.linalg.vector_norm(self.embeddings.detach(), dim=1)
+        self.is_unit = (self.norm - 1).abs() <= NORM_TOLERANCE  # False for NaN
+        if check:
+            self.check()
+
+    def check(self, terms: Mapping[str, float] | None = None) -> None:
+        """Refuse rows that are not of unit norm; a GPU is waited for.
+
+        Args:
+            terms: What was computed of them, for the error.
+
+        Raises:
+            UnusableBatch: See above.
+        """
+        if not self.is_unit.all():
+            row = int((~self.is_unit).nonzero()[0, 0])
+            fault = f"embedding {row} of the batch has norm {self.norm[row].item()}, a loss needs norm 1"
+            raise UnusableBatch(fault, terms)
 
     @cached_property
     def similarity(self) -> Float[Tensor, "batch batch"]:

@@ -28,6 +28,7 @@ EMBEDDINGS = "test_embeddings.safetensors"  # embeddings (items, dim), labels an
 WEIGHTS = "weights.safetensors"  # of the network that made them
 CONFIG = "config.yaml"  # the run's configuration, resolved
 EVALUATION = "evaluation.json"  # what the embeddings came to; see `tcm_bench.evaluation.files`
+FEATURES, TRAIN, VALIDATE, TEST = "features", "train", "validate", "test"  # what a run does, one after the other
 
 Status = Literal["finished", "failed", "interrupted", "debug"]
 State = Literal["finished", "failed", "interrupted", "debug", "running", "pending"]

@@ -60,7 +60,9 @@ def build(node: DictConfig, trusted: Sequence[str] = (), /, **parts: Any) -> Any
         try:
             return made(*args, **further)
         except ValueError as error:
-            raise _placed(error, node) from error
+            if (placed := _placed(error, node)) is error:
+                raise  # from itself it would be its own cause, and whoever follows causes would not come to an end
+            raise placed from error
 
     return completed
 

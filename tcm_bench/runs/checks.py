@@ -86,6 +86,8 @@ def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> No
         if key not in known or key == "machine.devices":  # which may be a number, a list or a word
             continue
         expected = OmegaConf.select(default, key, throw_on_missing=False)
+        if isinstance(expected, list):  # as a resolver gives it
+            expected = OmegaConf.create(expected)
         given = OmegaConf.select(cfg, key, throw_on_missing=False)
         if not _fits(given, expected):
             raise ConfigurationError(

@@ -26,13 +26,14 @@ from tcm_bench.evaluation.metric import EmbeddingMetric
 from tcm_bench.losses.objective import Objective
 from tcm_bench.models.embedder import Embedder
 from tcm_bench.process import is_first_process
-from tcm_bench.results.ledger import write_progress
+from tcm_bench.results.ledger import FEATURES, TEST, write_progress
 from tcm_bench.runs.build import ConfigurationError, build
 from tcm_bench.runs.debug import few
 from tcm_bench.runs.naming import DEBUG
 from tcm_bench.runs.outcome import Measured, measured, recall_before, roles, store
 from tcm_bench.runs.watchers import describe
 from tcm_bench.training.callbacks import BEST, CHECKPOINT, PREVIOUS, BestWeights
+from tcm_bench.training.diverged import DIVERGED
 from tcm_bench.training.module import RetrievalModule
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,37 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
         loggers: Told of every epoch, and of data and network as soon as they are known.
     """
     device = _device(cfg)
+    trusted = list(cfg.trusted_packages)
+    module, parts = put_together(cfg, run_dir)
+    describe(loggers, data_hash=parts.data.splits.fingerprint, network=parts.identity)
+    with warnings.catch_warnings():
+        for known in HARMLESS:
+            warnings.filterwarnings("ignore", message=known)
+        best = BestWeights(run_dir) if cfg.selection == "best" else None
+        trainer = _trainer(cfg, trusted, run_dir, loggers, [best] if best else [])
+        before = recall_before(parts.data, parts.embedder, device) if is_first_process() else math.nan
+        checkpoints = [run_dir / name for name in (CHECKPOINT, PREVIOUS)]
+        # If forced, another process may be about to delete them; limited in steps, Lightning goes on elsewhere.
+        starts_over = cfg.force or trainer.max_steps != -1
+        whole = filter(_is_whole, [] if starts_over else checkpoints)
+        trainer.fit(module, datamodule=parts.data, ckpt_path=next(whole, None))
+        selection = best.restore(module.embedder) if best else "last epoch"
+        write_progress(run_dir, TEST)
+        trainer.test(module, datamodule=parts.data, verbose=False)
+    intervals = store(run_dir, module)
+    if trainer.is_global_zero:
+        for file in (*checkpoints, run_dir / BEST, run_dir / DIVERGED):
+            file.unlink(missing_ok=True)  # only a run that has not ended needs it
+    return measured(module, parts.data, parts.identity, before, intervals, selection)
+
+
+def put_together(cfg: DictConfig, run_dir: Path) -> tuple[RetrievalModule, Parts]:
+    """All that `cfg` describes, ready to be trained.
+
+    Args:
+        cfg: A composed configuration.
+        run_dir: Told how far the features of a frozen backbone are.
+    """
     torch.set_num_threads(cfg.machine.threads)
     torch.set_flush_denormal(True)  # sigmoids of far pairs make denormals, which are a hundred times slower
     logging.captureWarnings(True)
@@ -103,26 +135,7 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
     for metric in module.test_metrics.values():
         if isinstance(metric, EmbeddingMetric):
             metric.query, metric.gallery = roles(parts.data.splits.test)
-    describe(loggers, data_hash=parts.data.splits.fingerprint, network=parts.identity)
-    with warnings.catch_warnings():
-        for known in HARMLESS:
-            warnings.filterwarnings("ignore", message=known)
-        best = BestWeights(run_dir) if cfg.selection == "best" else None
-        trainer = _trainer(cfg, trusted, run_dir, loggers, [best] if best else [])
-        before = recall_before(parts.data, parts.embedder, device) if is_first_process() else math.nan
-        checkpoints = [run_dir / name for name in (CHECKPOINT, PREVIOUS)]
-        # If forced, another process may be about to delete them; limited in steps, Lightning goes on elsewhere.
-        starts_over = cfg.force or trainer.max_steps != -1
-        whole = filter(_is_whole, [] if starts_over else checkpoints)
-        trainer.fit(module, datamodule=parts.data, ckpt_path=next(whole, None))
-        selection = best.restore(module.embedder) if best else "last epoch"
-        write_progress(run_dir, "test")
-        trainer.test(module, datamodule=parts.data, verbose=False)
-    intervals = store(run_dir, module)
-    if trainer.is_global_zero:
-        for file in (*checkpoints, run_dir / BEST):
-            file.unlink(missing_ok=True)  # only a run that has not ended needs it
-    return measured(module, parts.data, parts.identity, before, intervals, selection)
+    return module, parts
 
 
 def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path) -> Parts:
@@ -147,7 +160,7 @@ def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path
                 cache_dir=Path(cfg.paths.cache_dir),
                 device=_device(cfg),
                 num_workers=cfg.machine.num_workers,
-                on_progress=lambda done, total: write_progress(run_dir, "features", done, total),
+                on_progress=lambda done, total: write_progress(run_dir, FEATURES, done, total),
                 progress_bar=bool(cfg.machine.progress),
             )
             transforms.clear()
@@ -158,7 +171,8 @@ def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path
         )
     if (seed := cfg.data.get("split_seed")) is not None:  # after the features, which are the same for every draw
         splits = redrawn(splits, seed)
-    data = make_data(splits=splits, **transforms)
+    fitted = {"classes_per_batch": None, "images_per_class": None} if DEBUG in cfg else {}
+    data = make_data(splits=splits, **transforms, **fitted)
     _seed(cfg)
     make_head = build(cfg.model.head, trusted)
     if isinstance(splits.train, FeatureTable):

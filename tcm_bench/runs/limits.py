@@ -126,8 +126,8 @@ LIMITS: Mapping[str, Limit] = {
     "data.split_seed": or_null(whole(0)),
     "data.splits.images_per_class": or_null(whole(2)),
     "data.splits.test_share": inside(0, 1),
-    "data.loader.classes_per_batch": whole(2),
-    "data.loader.images_per_class": whole(2),
+    "data.loader.classes_per_batch": or_null(whole(2)),
+    "data.loader.images_per_class": or_null(whole(2)),
     "data.loader.batches_per_epoch": or_null(whole(1)),
     "data.loader.seen_classes": whole(1),
     "data.loader.validation_classes": whole(0),
@@ -157,6 +157,8 @@ LIMITS: Mapping[str, Limit] = {
     "tcm.negative_margin": between(-1, 1),
     "tcm.positive_weight": at_least(0),
     "tcm.negative_weight": at_least(0),
+    "loss.calibration.positive_margin": between(-1, 1),
+    "loss.calibration.negative_margin": between(-1, 1),
     "loss.temperature": above(0),
     "loss.rank_temperature": above(0),
     "loss.count_temperature": above(0),
@@ -184,9 +186,11 @@ def faults(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _disagreements(values: Mapping[str, Any]) -> Iterator[str]:
     """Values that are right by themselves and wrong together."""
-    low, high = values.get("tcm.negative_margin"), values.get("tcm.positive_margin")
-    if _is_number(low) and _is_number(high) and low >= high:
-        yield f"tcm.positive_margin must be above tcm.negative_margin, got {high} and {low}: are they swapped?"
+    for node in ("tcm", "loss.calibration"):
+        below, above_it = f"{node}.negative_margin", f"{node}.positive_margin"
+        low, high = values.get(below), values.get(above_it)
+        if _is_number(low) and _is_number(high) and low >= high:
+            yield f"{above_it} must be above {below}, got {high} and {low}: are they swapped?"
     warmup, epochs = values.get("optim.schedule.warmup_epochs"), values.get("trainer.max_epochs")
     if _is_number(warmup) and _is_number(epochs) and warmup >= epochs:
         yield (

@@ -74,7 +74,7 @@ def embedded(
     Raises:
         ValueError: If the run is incomplete or damaged, its network cannot be rebuilt, or an item cannot be read.
     """
-    cfg = _configuration(run_dir)
+    cfg = configuration(run_dir)
     if not place.exists():
         raise ValueError(f"there is no file or folder {place}")
     takes_images = "test_transform" in cfg.data
@@ -194,8 +194,12 @@ def _of_vectors(
     return Embedded(embeddings, labels, None, roles)
 
 
-def _configuration(run_dir: Path) -> DictConfig:
-    """The run's own, as it was resolved when the run started."""
+def configuration(run_dir: Path) -> DictConfig:
+    """A run's own, as it was resolved when the run started.
+
+    Raises:
+        ValueError: If the folder is no run's, or the file is damaged.
+    """
     file = run_dir / CONFIG
     if not file.is_file():
         raise ValueError(f"{run_dir} holds no {CONFIG}: it is no run's folder")

@@ -16,7 +16,7 @@ from torch import nn
 
 from tcm_bench.files import write_atomic
 from tcm_bench.process import NOTICE, Preempted
-from tcm_bench.results.ledger import write_progress
+from tcm_bench.results.ledger import TRAIN, VALIDATE, write_progress
 from tcm_bench.tensors import write_tensors
 
 HISTORY = "history.csv"
@@ -76,12 +76,27 @@ class ProgressFile(Callback):
         self.every_s = every_s
         self.last = -math.inf  # the clock may be younger than `every_s`: it starts with the machine
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The first step may take long, or fail."""
+        self._say(trainer, TRAIN)
+
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Say how many steps are done."""
         if trainer.is_global_zero and time.monotonic() - self.last >= self.every_s:
-            self.last = time.monotonic()
-            with contextlib.suppress(OSError):  # a full disk: what is trained is worth more than the news of it
-                write_progress(self.run_dir, "train", trainer.global_step, int(trainer.estimated_stepping_batches))
+            self._say(trainer, TRAIN)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Held-out classes are measured."""
+        self._say(trainer, VALIDATE)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Back to training."""
+        self._say(trainer, TRAIN)
+
+    def _say(self, trainer: pl.Trainer, stage: str) -> None:
+        self.last = time.monotonic()
+        with contextlib.suppress(OSError):  # a full disk: what is trained is worth more than the news of it
+            write_progress(self.run_dir, stage, trainer.global_step, int(trainer.estimated_stepping_batches))
 
 
 class BestWeights(Callback):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,9 +14,12 @@ from torch.utils.checkpoint import checkpoint
 from torchmetrics import MetricCollection
 
 from tcm_bench.data.batch import Batch
+from tcm_bench.losses.pairs import UnusableBatch
+from tcm_bench.training.diverged import Diverged, write_diverged
 from tcm_bench.training.schedules import Schedule
 
 TERMS = "terms"  # in a checkpoint
+FIRST_STEP = "no step has been taken yet, so look for the fault in the data, the weights or the loss"
 
 
 class RetrievalModule(pl.LightningModule):
@@ -69,6 +73,7 @@ class RetrievalModule(pl.LightningModule):
         self.chunk_size = chunk_size
         self.seed = seed
         self.terms: list[Tensor] = []  # of the epoch's steps; Lightning's own averaging costs 7 ms a step
+        self.last: tuple[int, int, Tensor] | None = None  # epoch, number of the batch, labels and indices of its items
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Embeddings of a batch, by chunks if asked, float32 whatever the precision of the network."""
@@ -97,15 +102,16 @@ class RetrievalModule(pl.LightningModule):
         Each rank embeds its part and takes the loss of the whole: the gradient that reaches the parameters is that of
         one process with the whole batch, because the gather's backward sums over ranks and DDP divides by their number.
         """
-        # What is random in a network is a function of seed, epoch, batch and rank, so that a resumed run has the same.
-        torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) % 2**63)
-        embeddings, labels = self.embed(batch.inputs), batch.labels
+        self.seed_step(self.current_epoch, batch_idx, self.global_rank)
+        embeddings, items = self.embed(batch.inputs), torch.stack([batch.labels, batch.indices], dim=1)
         if self.trainer.world_size > 1:
-            embeddings, labels = self._gathered(embeddings, sync_grads=True), self._gathered(labels)
+            embeddings, items = self._gathered(embeddings, sync_grads=True), self._gathered(items)
+        self.last = self.current_epoch, batch_idx, items
+        labels = items[:, 0]
         try:
             terms = self.objective(embeddings, labels)
-        except ValueError as error:
-            raise self._diverged(str(error)) if self.global_step else error from None
+        except UnusableBatch as error:  # in every process: each has the terms of the whole batch
+            raise self._diverged(str(error), error.terms) from None
         self.terms.append(torch.stack([term.detach() for term in terms.values()]))
         steps_now = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
         if self.trainer.is_last_batch or (steps_now and self.global_step + 1 == self.trainer.max_steps):
@@ -113,10 +119,20 @@ class RetrievalModule(pl.LightningModule):
             self.terms.clear()
             logged = {f"train/{name}": mean for name, mean in zip(terms, means.unbind(), strict=True)}
             logged["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
-            if not bool(means.isfinite().all()):
-                raise self._diverged(f"the mean loss of epoch {self.current_epoch} is {float(logged['train/loss'])}")
             self.log_dict(logged, on_step=False, on_epoch=True, batch_size=len(labels))
         return terms["loss"]
+
+    def seed_step(self, epoch: int, batch_idx: int, rank: int = 0) -> None:
+        """Make what is random in a network a function of the step, so that a resumed run, or a replay, has the same."""
+        torch.manual_seed(hash((self.seed, epoch, batch_idx, rank)) % 2**63)
+
+    def on_validation_start(self) -> None:
+        """Refuse to measure a network that its last step has broken; in training the next step would tell."""
+        self._check_weights()
+
+    def on_train_end(self) -> None:
+        """Likewise."""
+        self._check_weights()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Gather embeddings of held-out training classes."""
@@ -160,12 +176,34 @@ class RetrievalModule(pl.LightningModule):
         """What the loaders of the test are measured by, in their order."""
         return self.test_metrics, self.seen_metrics, self.held_out_metrics
 
-    def _diverged(self, sign: str) -> ValueError:
-        """The error to raise when the numbers of training have left the range of numbers."""
+    def broken_weights(self) -> list[str]:
+        """Names of the parameters that are not finite."""
+        names, parameters = zip(*self.named_parameters(), strict=True)
+        finite = torch.stack([parameter.detach().isfinite().all() for parameter in parameters]).tolist()  # one wait
+        return [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
+
+    def _check_weights(self) -> None:
+        if self.last is not None and self.broken_weights():
+            raise self._diverged("", {})
+
+    def _diverged(self, fault: str, terms: dict[str, float]) -> ValueError:
+        """The error to raise when the numbers of training have left the range of numbers; the batch goes to a file."""
+        assert self.last is not None
+        (epoch, batch, items), step = self.last, self.global_step
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        if broken := self.broken_weights():
+            more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+            fault = f"the step before left weights that are not finite, {broken[0]}{more}"
+        labels, indices = items.cpu().unbind(dim=1)
+        stopped = Diverged(epoch, batch, step, indices, labels, terms, dict(self.state_dict()))
+        folder = Path(self.trainer.default_root_dir)
+        is_written = self.trainer.is_global_zero and write_diverged(folder, stopped)
+        found = "".join(f", {name} {value:.4g}" for name, value in terms.items())
         return ValueError(
-            f"training diverged by step {self.global_step} at a learning rate of {rate:g} ({sign}): lower "
-            "optim.optimizer.lr, or set trainer.gradient_clip_val"
+            f"training diverged by step {step} (epoch {epoch}, batch {batch}) at a learning rate of "
+            f"{rate:g} ({fault}{found}): "
+            + ("lower optim.optimizer.lr, or set trainer.gradient_clip_val" if step else FIRST_STEP)
+            + (f"; `tcm-bench replay {folder.name}` computes this batch again" if is_written else "")
         )
 
     def _gathered(self, rows: Tensor, *, sync_grads: bool = False) -> Tensor:

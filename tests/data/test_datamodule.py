@@ -336,18 +336,15 @@ def test_a_trainer_works_without_validation_and_tests_unseen_then_seen(tmp_path)
 
 def test_a_batch_larger_than_the_data_is_fitted_to_them_and_said(caplog):
     caplog.set_level(logging.INFO)
-    module = features(classes_per_batch=64, images_per_class=4, validation_classes=3)
+    asked = {"classes_per_batch": None, "images_per_class": None, "validation_classes": 3}
+    module = features(**asked)
     assert (module.classes_per_batch, module.images_per_class) == (9, 4)
     (line,) = caplog.messages
     assert line == "a batch of 64 classes x 4 images -> 9 x 4: there are 9 training classes, the largest of 6 images"
     whole = epochs(module.train_dataloader())
     assert {len(batch.labels.unique()) for batch in whole[0]} == {9}
     for world_size in (2, 3):  # the same batch, cut
-        parts = [
-            epochs(as_rank(features(classes_per_batch=64, images_per_class=4, validation_classes=3), rank, world_size)
-                   .train_dataloader())
-            for rank in range(world_size)
-        ]  # fmt: skip
+        parts = [epochs(as_rank(features(**asked), rank, world_size).train_dataloader()) for rank in range(world_size)]
         for number, batches in enumerate(whole):
             for batch, *shares in zip(batches, *(part[number] for part in parts), strict=True):
                 assert torch.equal(batch.indices, torch.cat([share.indices for share in shares]))
@@ -355,9 +352,28 @@ def test_a_batch_larger_than_the_data_is_fitted_to_them_and_said(caplog):
 
 def test_a_batch_that_can_be_drawn_is_left_as_it_was_asked_for(caplog):
     caplog.set_level(logging.INFO)
-    module = features(classes_per_batch=6, images_per_class=9)  # no class has nine: each gives all, and more fill up
-    assert (module.classes_per_batch, module.images_per_class) == (6, 9)
+    module = features(classes_per_batch=6, images_per_class=6)  # some have fewer: each gives all, and more fill up
+    assert (module.classes_per_batch, module.images_per_class) == (6, 6)
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("classes", "images", "fitting"),
+    [(64, 4, (9, 4)), (10, 6, (9, 6)), (6, 9, (6, 6)), (100, 100, (9, 6)), (9, 6, None)],
+)
+def test_a_batch_that_the_training_classes_do_not_give_is_refused_with_one_that_they_do(classes, images, fitting):
+    asked = {"classes_per_batch": classes, "images_per_class": images, "validation_classes": 3}
+    if fitting is None:
+        assert features(**asked).classes_per_batch == classes
+        return
+    told = (
+        f"data.loader.classes_per_batch={classes} data.loader.images_per_class={images} cannot be drawn from 9 "
+        f"training classes, the largest of 6 images; data.loader.classes_per_batch={fitting[0]} "
+        f"data.loader.images_per_class={fitting[1]} can"
+    )
+    with pytest.raises(ValueError, match=f"^{told}$"):
+        features(**asked)
+    features(**{**asked, "classes_per_batch": fitting[0], "images_per_class": fitting[1]})
 
 
 def test_related_classes_are_held_out_together():

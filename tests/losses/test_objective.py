@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tcm_bench.losses.objective import Objective
-from tcm_bench.losses.pairs import Pairs
+from tcm_bench.losses.pairs import Pairs, UnusableBatch
 from tcm_bench.losses.rs_at_k import RSAtK
 from tcm_bench.losses.smooth_ap import SmoothAP
 from tcm_bench.losses.tcm import TCM
@@ -80,6 +80,29 @@ def test_rows_without_unit_norm_are_refused():
     x, y = batch()
     with pytest.raises(ValueError, match="a loss needs norm 1"):
         Objective(SmoothAP(), TCM())(2 * x, y)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_term_that_is_not_finite_is_refused_with_all_of_them(value):
+    class Broken(torch.nn.Module):
+        def forward(self, pairs):
+            return pairs.embeddings.sum() * value
+
+    x, y = batch()
+    with pytest.raises(UnusableBatch, match="the loss is not finite though every embedding is") as raised:
+        Objective(Broken(), TCM())(x, y)
+    terms = raised.value.terms
+    assert not torch.tensor([terms["loss"], terms["base"]]).isfinite().any()
+    assert terms["tcm"] == float(TCM()(Pairs(x, y)))
+
+
+def test_an_embedding_that_is_not_a_number_is_named_though_the_loss_may_pass_over_it():
+    x, y = batch()
+    x[3] = torch.nan
+    assert TCM()(Pairs(x, y, check=False)).isfinite()
+    with pytest.raises(UnusableBatch, match="embedding 3 of the batch has norm nan") as raised:
+        Objective(TCM(), TCM())(x, y)
+    assert raised.value.terms["loss"] > 0
 
 
 def test_parameters_of_the_base_loss_are_the_objectives():

@@ -251,6 +251,7 @@ RANGES = [  # refused by its value alone: put into a configuration that was comp
     ("tcm.negative_margin=-2", "tcm.negative_margin must be a number from -1 to 1"),
     ("tcm.positive_margin=0.4 tcm.negative_margin=0.9", "tcm.positive_margin must be above tcm.negative_margin"),
     ("tcm.positive_margin=0.5", "tcm.positive_margin must be above tcm.negative_margin"),
+    ("loss=roadmap loss.calibration.negative_margin=0.95", "loss.calibration.positive_margin must be above loss.cal"),
     ("tcm.positive_weight=-1", "tcm.positive_weight must be a number of at least 0"),
     ("tcm.negative_weight=nan", "tcm.negative_weight", "nan"),
     ("loss.temperature=0", "loss.temperature must be a number above 0"),
@@ -266,7 +267,25 @@ LATER = [  # refused once something was read or done: status 1, or 2 where a con
     ("data=sop data.root=nowhere", "nowhere", "tcm-bench data prepare sop"),
     ("data=grocery data.root=nowhere", "nowhere", "tcm-bench data prepare grocery"),
     ("-m data=cub,cars data.root=nowhere", "nowhere", "tcm-bench data prepare cub", "tcm-bench data prepare cars"),
-    ("optim.optimizer.lr=1e30", "training diverged", "optim.optimizer.lr"),
+    ("data.loader.classes_per_batch=100000", "classes_per_batch=100000", "12 training classes", "classes_per_batch=12"),
+    ("data.loader.images_per_class=11", "images_per_class=11", "the largest of 10 images", "images_per_class=10 can"),
+    (
+        "loss._target_=hungry.Loss trusted_packages=[hungry]",
+        "out of memory while training (4611686018427387904 bytes more were asked for): machine.chunk_size=8",
+        "data.loader.classes_per_batch=8 x data.loader.images_per_class=4 = 32",
+        "trainer.precision=bf16-mixed instead of 32-true",
+    ),
+    (
+        "+metrics.hungry._target_=hungry.Score trusted_packages=[hungry] data.loader.validation_classes=4",
+        "out of memory while the held-out classes were measured",
+        "machine.test_batch_size=64 instead of 256 changes no number",
+    ),
+    (
+        "+metrics.hungry._target_=hungry.Score trusted_packages=[hungry] ~callbacks.checkpoint "
+        "+trainer.enable_checkpointing=false",
+        "out of memory while the network was measured",
+        "machine.test_batch_size=64",
+    ),
     ("data.loader.validation_classes=99", "data.loader.validation_classes", "99"),
     ("data.file=broken.npz", "broken.npz"),
     ("data.file=flat.npz", "flat.npz"),
@@ -281,6 +300,23 @@ LATER = [  # refused once something was read or done: status 1, or 2 where a con
     ("data.num_train_classes=5", "data.num_train_classes=5", "12 training classes"),
     ("paths.output_dir=text.csv", "text.csv"),
 ]
+
+HUNGRY = """
+import torch
+from torchmetrics import Metric
+from tcm_bench.losses.smooth_ap import SmoothAP
+
+class Loss(SmoothAP):
+    def forward(self, pairs):
+        return torch.empty(2**60)
+
+class Score(Metric):
+    def update(self, *batch):
+        torch.empty(2**60)
+
+    def compute(self):
+        return torch.tensor(0.0)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -297,6 +333,7 @@ def place(tmp_path_factory) -> Path:
     (folder / "text.csv").write_text("a,b\n1,2\n")
     (folder / "utf16.csv").write_text("path,label,split\n", encoding="utf-16")
     (folder / "flat_images").mkdir()
+    (folder / "hungry.py").write_text(HUNGRY)
     return folder
 
 

@@ -18,6 +18,7 @@ from tcm_bench.losses.smooth_ap import SmoothAP
 from tcm_bench.losses.tcm import TCM
 from tcm_bench.models.embedder import Embedder
 from tcm_bench.models.head import Head
+from tcm_bench.training.diverged import read_diverged
 from tcm_bench.training.module import RetrievalModule
 from tcm_bench.training.schedules import Cosine, MultiStep
 
@@ -116,12 +117,14 @@ class Steps(pl.Callback):
         self.rates.append([group["lr"] for group in optimizer.param_groups])
 
 
-def trained(part: RetrievalModule, epochs: int, batches: int) -> tuple[pl.Trainer, list[list[float]]]:
+def trained(part: RetrievalModule, epochs: int, batches: int, **settings) -> tuple[pl.Trainer, list[list[float]]]:
     images = torch.randn(13, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     loader = DataLoader([Batch(images, LABELS, torch.arange(13))] * batches, batch_size=None)
     steps = Steps()
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[steps], limit_val_batches=0, **quiet)
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", callbacks=[steps], limit_val_batches=0, **quiet, **settings
+    )
     trainer.fit(part, loader, val_dataloaders=[])
     return trainer, steps.rates
 
@@ -160,3 +163,41 @@ def test_cosine_acts_at_every_step_from_the_full_rate_to_almost_none():
 def test_milestones_are_counted_in_epochs():
     _, rates = trained(module(schedule=MultiStep(milestones=(1, 2), gamma=0.5)), epochs=3, batches=2)
     assert [rate for rate, _ in rates] == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
+
+
+class BrokenGradient(SmoothAP):
+    """A finite loss; its gradient is NaN from a step on."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.left = step
+
+    def forward(self, pairs):
+        self.left -= 1
+        root = (pairs.embeddings - pairs.embeddings.detach()).square().sum().sqrt()  # 0, of infinite slope
+        return super().forward(pairs) + (root if self.left < 0 else 0)
+
+
+@pytest.mark.parametrize("batches", [3, 2])
+def test_a_gradient_that_is_not_finite_is_found_in_the_next_step_or_when_there_is_none(tmp_path, batches):
+    part = module(BrokenGradient(step=1))
+    with pytest.raises(ValueError, match=r"by step 2 .*the step before left weights that are not finite, embedder\."):
+        trained(part, epochs=1, batches=batches, default_root_dir=tmp_path)
+    stopped = read_diverged(tmp_path)
+    assert (stopped.epoch, stopped.batch, stopped.step) == (0, min(batches, 3) - 1, 2)
+    assert stopped.indices.tolist() == list(range(13))
+    assert stopped.labels.equal(LABELS)
+
+
+def test_a_step_asks_a_device_once_whether_its_numbers_are_any(monkeypatch):
+    """Each answer makes the process wait for a GPU; counted where a tensor becomes a bool or a number."""
+    asked = []
+    for name in ("__bool__", "item", "tolist"):
+        original = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor, name, lambda self, original=original, name=name: asked.append(name) or original(self)
+        )
+    part = module()
+    images = torch.randn(13, 3, 8, 8)
+    part.objective(part.embed(images), LABELS)["loss"].backward()
+    assert asked == ["__bool__"]
