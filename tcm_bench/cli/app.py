@@ -5,7 +5,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from tcm_bench.cli import data, embed, evaluate, runs
+from tcm_bench.cli import data, embed, evaluate, runs, weights
 from tcm_bench.process import end_interrupted
 
 
@@ -42,3 +42,4 @@ app.command()(evaluate.evaluate)
 app.command()(evaluate.compare)
 app.command()(embed.embed)
 app.add_typer(data.data_app)
+app.add_typer(weights.weights_app)

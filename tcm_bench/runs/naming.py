@@ -66,20 +66,20 @@ def science(cfg: DictConfig, *, seed: Any = None) -> dict[str, Any]:
             node[key] = f"<{key}>"
     plain = OmegaConf.to_container(anywhere, resolve=True)
     assert isinstance(plain, dict)
-    for path, value in _leaves(plain):
+    for path, value in leaves(plain):
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigurationError(f"{path} must be a finite number, got {value}")
     return with_sources({key: plain[key] for key in named}, TRUSTED)
 
 
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every plain value below a node, with its dotted key."""
     if isinstance(node, dict):
         for key, child in node.items():
-            yield from _leaves(child, f"{path}.{key}" if path else str(key))
+            yield from leaves(child, f"{path}.{key}" if path else str(key))
     elif isinstance(node, list):
         for child in node:
-            yield from _leaves(child, path)
+            yield from leaves(child, path)
     else:
         yield path, node
 

@@ -122,15 +122,25 @@ def _name(label: Label) -> str:
 def _compose_jobs(config: DictConfig) -> list[DictConfig]:
     """The configuration of every job, through Hydra's own parser and product, so that both agree on what they are."""
     loader = GlobalHydra.instance().config_loader()
+    jobs = []
+    for overrides in job_overrides(config):
+        job = loader.load_sweep_config(config, overrides)
+        check(job, [*overrides, *config.hydra.overrides.hydra], loader)
+        jobs.append(job)
+    return jobs
+
+
+def job_overrides(config: DictConfig) -> list[list[str]]:
+    """The words of every job of a sweep, while Hydra is initialized.
+
+    Args:
+        config: The sweep's composed configuration, Hydra's own node included.
+    """
+    loader = GlobalHydra.instance().config_loader()
     swept = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides([*swept, *config.hydra.overrides.task])
-    jobs = []
-    for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None):
-        for overrides in batch:
-            job = loader.load_sweep_config(config, list(overrides))
-            check(job, [*overrides, *config.hydra.overrides.hydra], loader)
-            jobs.append(job)
-    return jobs
+    batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return [list(overrides) for batch in batches for overrides in batch]
 
 
 def _refuse_nonsense(jobs: list[DictConfig]) -> None:

