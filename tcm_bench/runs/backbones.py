@@ -120,6 +120,7 @@ def needed_by(sweep: str, weights_dir: Path | None = None) -> list[Backbone]:
             if not (node := job.model.backbone):
                 continue
             plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=False)
+            assert isinstance(plain, dict)
             key = json.dumps({part: plain.get(part) for part in DECIDES}, sort_keys=True)
             before = found[key].runs if key in found else 0
             name = job.hydra.runtime.choices[GROUP]
