@@ -2,20 +2,18 @@
 
 import itertools
 import logging
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, SequentialSampler, get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 
 from tcm_bench.data.batch import Batch
 from tcm_bench.data.image_cache import cached_images
-from tcm_bench.data.loader import Loader
+from tcm_bench.data.loader import Batches, BatchIndices, BatchLoader
 from tcm_bench.data.sampler import ClassBalancedSampler, drawable_batch
 from tcm_bench.data.table import FeatureTable, ImageTable, Splits, Table
 from tcm_bench.data.transforms import ImageTransform
@@ -25,15 +23,8 @@ log = logging.getLogger(__name__)
 STANDARD_BATCH = (64, 4)  # classes, images of each
 
 
-class BatchIndices(NamedTuple):
-    """What a sampler asks of the dataset: the rows of one batch, and the epoch they are for."""
-
-    epoch: int
-    rows: list[int]
-
-
 class TableDataset(Dataset[Batch]):
-    """Whole batches of a table.
+    """Batches of a table, or parts of them.
 
     A random transform draws from torch's global generator, seeded for each item by ``(seed, epoch, row)``:
     an item looks the same whichever worker or rank makes it. The generator is left as it was found.
@@ -59,8 +50,8 @@ class TableDataset(Dataset[Batch]):
         return len(self.table)
 
     def __getitem__(self, indices: BatchIndices) -> Batch:
-        """The batch of ``indices.rows``, in their order."""
-        rows = np.asarray(indices.rows)
+        """The items of ``indices.rows``, in their order; of no row, where a part of a batch is empty."""
+        rows = np.asarray(indices.rows, dtype=np.int64)
         if isinstance(self.table, FeatureTable):
             inputs = torch.from_numpy(np.asarray(self.table.features[rows], dtype=np.float32))
         else:
@@ -68,7 +59,7 @@ class TableDataset(Dataset[Batch]):
         return Batch(inputs, torch.from_numpy(self.table.labels[rows]), torch.from_numpy(rows))
 
     def _images(self, indices: BatchIndices) -> Tensor:
-        """The images of a batch, each written to its place while it is fresh."""
+        """The images of these rows, each written to its place while it is fresh."""
         assert self.transform is not None
         side = self.transform.size_px
         images = torch.empty((len(indices.rows), 3, side, side), dtype=torch.uint8, memory_format=torch.channels_last)
@@ -86,17 +77,6 @@ class TableDataset(Dataset[Batch]):
         (state,) = np.random.SeedSequence((self.seed, epoch, row)).generate_state(1)
         torch.default_generator.manual_seed(int(state))  # 100 times faster than torch.manual_seed: CPU only
         return self.transform(self.table.picture(row))
-
-
-class Batches(SequentialSampler):
-    """What a loader is to ask its dataset for.
-
-    In Lightning's eyes a sequential sampler: any other would be replaced when ``trainer.overfit_batches`` is set.
-    """
-
-    @abstractmethod
-    def __iter__(self) -> Iterator[BatchIndices]:  # type: ignore[override]  # an element is a whole batch, not a row
-        """The batches."""
 
 
 class TrainingBatches(Batches):
@@ -124,7 +104,7 @@ class TrainingBatches(Batches):
         """Choose the epoch that the next iteration yields."""
         self.batches.set_epoch(0 if self.always_first else epoch)
 
-    def __iter__(self) -> Iterator[BatchIndices]:  # type: ignore[override]
+    def whole(self) -> Iterator[BatchIndices]:
         """The epoch's batches, or those that are left of it."""
         done, self.done = self.done, 0
         for rows in itertools.islice(self.batches, done, None):
@@ -150,7 +130,7 @@ class EvaluationBatches(Batches):
         """Number of batches."""
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[BatchIndices]:  # type: ignore[override]
+    def whole(self) -> Iterator[BatchIndices]:
         """The batches."""
         return (BatchIndices(0, rows) for rows in self.batches)
 
@@ -297,18 +277,18 @@ class RetrievalData(L.LightningDataModule):
             return batch
         return batch._replace(inputs=dataset.transform.normalize(batch.inputs))
 
-    def train_dataloader(self) -> Loader:
+    def train_dataloader(self) -> BatchLoader:
         """Class-balanced batches of the training classes."""
         done, self._done = self._done, 0
         return self._loader(self._augmented, self._training_batches(done), again=True)
 
-    def val_dataloader(self) -> Loader | list[Loader]:
+    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """The held-out training classes; an empty list if there are none."""
         if not len(self.validation_classes):
             return []
         return self._loader(self._known, self._evaluation_batches(self._rows(self.validation_classes)), again=True)
 
-    def test_dataloader(self) -> list[Loader]:
+    def test_dataloader(self) -> list[BatchLoader]:
         """The test classes, the seen classes and, if there are any, those held out."""
         everything = np.arange(len(self.splits.test))
         known = [classes for classes in (self.seen_classes, self.validation_classes) if len(classes)]
@@ -348,13 +328,12 @@ class RetrievalData(L.LightningDataModule):
         """Rows of the training table that belong to ``classes``."""
         return np.flatnonzero(np.isin(self.splits.train.labels, classes))
 
-    def _loader(self, dataset: TableDataset, batches: Batches, again: bool = False) -> Loader:
-        """A loader that asks `dataset` for whole batches; whoever iterates `again` over it finds the same workers."""
+    def _loader(self, dataset: TableDataset, batches: Batches, again: bool = False) -> BatchLoader:
+        """A loader of a dataset's batches; whoever iterates `again` over it finds the same workers."""
         workers = 0 if isinstance(dataset.table, FeatureTable) else self.num_workers
-        return Loader(
+        return BatchLoader(
             dataset,
-            batch_size=None,
-            sampler=batches,
+            batches,
             num_workers=workers,
             persistent_workers=again and workers > 0,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",

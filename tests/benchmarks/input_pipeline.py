@@ -30,10 +30,10 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from tcm_bench.data.datamodule import EvaluationDraws, TableDataset
+from tcm_bench.data.datamodule import EvaluationBatches, TableDataset
 from tcm_bench.data.decode import Pixels
 from tcm_bench.data.image_cache import cached_images
-from tcm_bench.data.loader import Loader
+from tcm_bench.data.loader import BatchLoader, Loader
 from tcm_bench.data.table import ImageFiles, ImageTable, Paths, Splits
 from tcm_bench.data.transforms import Augmentation, ImageTransform, Preprocessing
 
@@ -113,9 +113,9 @@ def transforms(size: int, resize: int) -> dict[str, ImageTransform]:
     }
 
 
-def draws(items: int) -> EvaluationDraws:
-    """Batches of all rows."""
-    return EvaluationDraws(np.arange(items), BATCH)
+def batches(items: int) -> EvaluationBatches:
+    """All rows."""
+    return EvaluationBatches(np.arange(items), BATCH)
 
 
 def single(table: ImageTable, chains: dict[str, ImageTransform], stored: ImageTable, rounds: int) -> None:
@@ -138,8 +138,8 @@ def single(table: ImageTable, chains: dict[str, ImageTransform], stored: ImageTa
         dataset = TableDataset(table, chain)
 
         def run() -> None:
-            for draw in draws(len(table)):
-                dataset[draw]
+            for indices in batches(len(table)):
+                dataset[indices]
 
         return run
 
@@ -173,7 +173,10 @@ PARTS: list[bytes] = []  # what the decoding processes inherit
 def parallel(
     table: ImageTable, chains: dict[str, ImageTransform], stored: ImageTable, rounds: int, processes: int
 ) -> None:
-    """Several processes that only decode, and as many loader workers."""
+    """Several processes that only decode, and as many workers that make batches together, or each its own.
+
+    The latter is how it was: without a copy of each batch, but with two batches for each worker in shared memory.
+    """
     PARTS[:] = [Path(path).read_bytes() for path in table.paths]  # type: ignore[attr-defined]
     stages = Stages(len(table))
     with multiprocessing.get_context("fork").Pool(processes) as pool:
@@ -182,8 +185,11 @@ def parallel(
         cases = [*chains.items(), ("training, cache", chains["training"]), ("evaluation, cache", chains["evaluation"])]
         for name, chain in cases:
             dataset = TableDataset(stored if name.endswith("cache") else table, chain)
-            loader = Loader(dataset, None, sampler=draws(len(table)), num_workers=processes, persistent_workers=True)
-            stages.functions[f"loader, {name}"] = partial(deque, loader, maxlen=0)  # a new pass, keeping nothing
+            settings = {"num_workers": processes, "persistent_workers": True}
+            together = BatchLoader(dataset, batches(len(table)), **settings)
+            apart = Loader(dataset, None, sampler=batches(len(table)), **settings)
+            for way, loader in (("together", together), ("a batch each", apart)):  # a new pass, keeping nothing
+                stages.functions[f"{name}, {way}"] = partial(deque, loader, maxlen=0)
         stages.show(f"{processes} processes", "bare decoder", rounds)
 
 
@@ -194,12 +200,12 @@ def training(table: ImageTable, chain: ImageTransform, device: str, workers: int
         torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(64, 128),
     ).to(device)  # fmt: skip
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
-    loader = Loader(
-        TableDataset(table, chain), None, sampler=draws(len(table)), num_workers=workers,
+    loader = BatchLoader(
+        TableDataset(table, chain), batches(len(table)), num_workers=workers,
         persistent_workers=workers > 0, pin_memory=device != "cpu",
     )  # fmt: skip
 
-    def batches() -> Iterator[torch.Tensor]:
+    def inputs() -> Iterator[torch.Tensor]:
         while True:
             for batch in loader:
                 yield batch.inputs
@@ -215,7 +221,7 @@ def training(table: ImageTable, chain: ImageTransform, device: str, workers: int
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    real = batches()
+    real = inputs()
     synthetic = itertools.repeat(next(real).to(device))
     rates = []
     for number in range(6):

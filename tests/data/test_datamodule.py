@@ -1,5 +1,9 @@
 import itertools
 import logging
+import multiprocessing
+import os
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import lightning as L
@@ -87,23 +91,28 @@ def test_features_on_disk_stay_there(tmp_path):
     assert np.array_equal(mapped.features, table.features)
 
 
-def test_evaluation_images_are_the_tables_own():
-    module = images(test_batch_size=7)
+@pytest.mark.parametrize(("num_workers", "test_batch_size"), [(0, 7), (2, 2)])  # two rows in three parts
+def test_evaluation_images_are_the_tables_own(num_workers, test_batch_size):
+    settings = {"train_transform": Preprocessing(**PLAIN), "test_transform": Preprocessing(**PLAIN)}
+    settings |= {"test_batch_size": test_batch_size, "num_workers": num_workers}
+    module = data(lambda prefix: image_table(prefix, classes=4), **settings)
     (unseen, seen) = module.test_dataloader()
     for loader, table in ((unseen, module.splits.test), (seen, module.splits.train)):
         batches = list(loader)
         indices = torch.cat([batch.indices for batch in batches])
         assert torch.equal(indices, torch.arange(len(table)))
-        assert max(len(batch.labels) for batch in batches) <= 7
+        assert len(batches) == len(loader) == -(-len(table) // test_batch_size)
+        assert max(len(batch.labels) for batch in batches) <= test_batch_size
         for batch in batches:
             expected = [module._unseen.transform(table.picture(row)) for row in batch.indices.tolist()]
             assert torch.equal(batch.inputs, torch.stack(expected))
             assert torch.equal(batch.labels, torch.from_numpy(table.labels)[batch.indices])
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 def test_augmentation_is_the_same_for_any_number_of_workers_and_ranks():
     alone = epochs(images(seed=7).train_dataloader())
-    for num_workers, world_size in ((1, 1), (2, 1), (0, 2), (2, 2)):
+    for num_workers, world_size in ((1, 1), (4, 1), (0, 2), (1, 2)):
         loaders = [
             as_rank(images(seed=7, num_workers=num_workers), rank, world_size).train_dataloader()
             for rank in range(world_size)
@@ -117,6 +126,60 @@ def test_augmentation_is_the_same_for_any_number_of_workers_and_ranks():
     dataset = images(seed=7)._augmented
     assert torch.equal(dataset[BatchIndices(1, second.indices.tolist())].inputs, second.inputs)
     assert not torch.equal(dataset[BatchIndices(1, first.indices.tolist())].inputs, first.inputs)
+
+
+class Counting(Preprocessing):
+    """Counts the images that it has made in all processes."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.made = multiprocessing.Value("q")
+
+    def __call__(self, picture):
+        image = super().__call__(picture)
+        with self.made.get_lock():
+            self.made.value += 1
+        return image
+
+
+class Asking(EvaluationBatches):
+    """Counts the images that it has asked for."""
+
+    asked = 0
+
+    def __iter__(self):
+        for indices in super().__iter__():
+            self.asked += len(indices.rows)
+            yield indices
+
+
+def bytes_in_shared_memory():
+    """Of tensors that this process and its workers map or have open, but for those of less than a page."""
+    sizes = {}
+    for process in [os.getpid(), *(child.pid for child in multiprocessing.active_children())]:
+        for line in Path(f"/proc/{process}/maps").read_text().splitlines():
+            if "/torch_" in line:
+                start, end = (int(place, 16) for place in line.split()[0].split("-"))
+                sizes[line.split()[4]] = end - start
+        for handle in Path(f"/proc/{process}/fd").iterdir():
+            if handle.is_symlink() and "/torch_" in str(handle.readlink()):
+                sizes[str(handle.stat().st_ino)] = handle.stat().st_size
+    return sum(size for size in sizes.values() if size > os.sysconf("SC_PAGE_SIZE"))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
+def test_workers_hold_no_more_than_two_batches_in_shared_memory():
+    transform = Counting(**{**PLAIN, "size_px": 32})
+    module = data(image_table, train_transform=transform, test_transform=transform, num_workers=4)
+    batches = Asking(np.tile(np.arange(40), 5), batch_size=40)
+    batch_bytes = 40 * 3 * 32 * 32
+    until = time.monotonic() + 100
+    for _ in module._loader(module._known, batches):
+        while transform.made.value < batches.asked and time.monotonic() < until:
+            time.sleep(0.001)  # until the workers have nothing left to do
+        held = bytes_in_shared_memory()
+        assert held <= 2 * batch_bytes
+        assert held > batch_bytes or batches.asked == 5 * 40  # they read ahead
 
 
 def test_loaders_ship_bytes_and_the_device_makes_them_the_networks_input():
@@ -303,13 +366,17 @@ class Looker(Recorder):
         self.seen = []
 
     def training_step(self, batch, batch_idx):
-        self.seen.append(("train", batch.inputs.dtype, batch.inputs.min().item() < 0))
+        self.seen.append(("train", *self.traits(batch.inputs)))
         return self.layer(batch.inputs.mean((2, 3))).square().mean()
 
     def validation_step(self, batch, batch_idx):
-        self.seen.append(("validate", batch.inputs.dtype, batch.inputs.min().item() < 0))
+        self.seen.append(("validate", *self.traits(batch.inputs)))
 
     test_step = validation_step
+
+    def traits(self, images):
+        layout = "channels last" if images.is_contiguous(memory_format=torch.channels_last) else "channels first"
+        return images.dtype, layout, images.min().item() < 0
 
 
 @lightning_may_warn
@@ -317,9 +384,10 @@ def test_a_trainer_normalizes_each_kind_of_batch_by_its_own_transform(tmp_path):
     centered = {**PLAIN, "mean": (0.5, 0.5, 0.5)}
     transforms = {"train_transform": Augmentation(**centered), "test_transform": Preprocessing(**PLAIN)}
     model = Looker()
-    module = data(image_table, **transforms, validation_classes=2)
+    module = data(image_table, **transforms, validation_classes=2, num_workers=1)
     trainer(tmp_path, 1).fit(model, datamodule=module)
-    assert set(model.seen) == {("train", torch.float32, True), ("validate", torch.float32, False)}
+    kind = torch.float32, "channels last"
+    assert set(model.seen) == {("train", *kind, True), ("validate", *kind, False)}
 
 
 @lightning_may_warn
