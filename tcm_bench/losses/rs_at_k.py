@@ -50,7 +50,7 @@ def rs_at_k(
     positives = relevant_items(similarity, pairs.positive)
     others = similarity.masked_fill(itself, -torch.inf)
     rank = smooth_rank(positives.similarity, others, temperature=rank_temperature)
-    k = torch.as_tensor(list(ks), dtype=rank.dtype, device=rank.device)
+    k = torch.cat([rank.new_full((1,), k) for k in ks])  # a tensor of a list would be waited for on a GPU
     retrieved = ((k - rank.unsqueeze(2)) / count_temperature).sigmoid() * positives.real.unsqueeze(2)
     num_positives = positives.real.sum(dim=1, keepdim=True)
     recall = retrieved.sum(dim=1).minimum(k) / k.minimum(num_positives.clamp(min=1))

@@ -9,8 +9,8 @@ Three parts, of which `--parts` chooses some, each printed as a table:
 `losses`: forward and backward from embeddings of 512 numbers, four a class. The loss without TCM is its formula alone:
 `tcm=none` computes TCM, too, with weights 0. Beside ours stand the forms that others publish: every triple of items at
 once (Smooth-AP's authors, pytorch-metric-learning), rows gathered for every pair (pytorch-metric-learning's TCM), one
-query after the other (RS@k's authors). What would not fit into free memory is not run; its bytes are computed
-from those of the largest batch that did, by the power of the batch that it grows with.
+query after the other (RS@k's authors). What would not fit into free memory is not run, nor on a CPU what takes minutes;
+its bytes are computed from those of the largest batch that did, by the power of the batch that it grows with.
 
 `step`: the Lightning module in its trainer as `+experiment=sop_resnet50_smooth_ap` sets it up, callbacks and all, on
 one batch that is already there. Beside it, in the same process and so with the same settings, the bare forward and
@@ -31,9 +31,9 @@ import logging
 import math
 import os
 import statistics
+import sys
 import tempfile
 import time
-import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -51,7 +51,6 @@ from omegaconf import DictConfig
 from pytorch_metric_learning.losses import SmoothAPLoss, ThresholdConsistentMarginLoss
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
@@ -65,6 +64,9 @@ from tcm_bench.models.embedder import Embedder
 from tcm_bench.runs.build import build
 from tcm_bench.runs.naming import PROJECT_ROOT
 from tcm_bench.training.module import RetrievalModule
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from waits import Waits, place
 
 DIM, PER_CLASS = 512, 4
 SMALLEST = 96  # items, from which the bytes of a larger batch are first computed
@@ -106,12 +108,14 @@ class Form(NamedTuple):
         beside: Name of the form that it is compared with.
         power: Of the batch, with which its memory grows.
         same: Whether the two are the same number.
+        published: Whether others wrote it so.
     """
 
     loss: Callable[[Tensor, Tensor], Tensor]
     beside: str | None = None
     power: int = 2
     same: bool = True
+    published: bool = False
 
 
 def ours(base: torch.nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
@@ -129,14 +133,14 @@ BASES = {"Smooth-AP": SmoothAP(), "RS@k": RSAtK()}
 FORMS = {
     "Smooth-AP": Form(ours(BASES["Smooth-AP"])),
     "Smooth-AP + TCM": Form(with_tcm(BASES["Smooth-AP"]), "Smooth-AP", same=False),
-    "Smooth-AP, every triple": Form(triples, "Smooth-AP", power=3),
+    "Smooth-AP, every triple": Form(triples, "Smooth-AP", power=3, published=True),
     # Right only where there are as many classes as images of each; the time is the same.
-    "Smooth-AP, pytorch-metric-learning": Form(SmoothAPLoss(), "Smooth-AP", power=3, same=False),
+    "Smooth-AP, pytorch-metric-learning": Form(SmoothAPLoss(), "Smooth-AP", power=3, same=False, published=True),
     "RS@k": Form(ours(BASES["RS@k"])),
     "RS@k + TCM": Form(with_tcm(BASES["RS@k"]), "RS@k", same=False),
-    "RS@k, query by query": Form(query_by_query, "RS@k"),
+    "RS@k, query by query": Form(query_by_query, "RS@k", published=True),
     "TCM": Form(ours(TCM())),
-    "TCM, pytorch-metric-learning": Form(ThresholdConsistentMarginLoss(), "TCM"),
+    "TCM, pytorch-metric-learning": Form(ThresholdConsistentMarginLoss(), "TCM", published=True),
 }
 
 
@@ -223,7 +227,8 @@ def losses(options: argparse.Namespace) -> dict[int, dict[str, float]]:
     added: dict[int, dict[str, float]] = {}
     for items in sorted(options.batches):
         need = {name: peak * (items / size) ** FORMS[name].power for name, (size, peak) in known.items()}
-        fits = [name for name in FORMS if need[name] < 0.7 * free_bytes(device)]
+        asked = [name for name in FORMS if items <= options.published_to or not FORMS[name].published]
+        fits = [name for name in asked if need[name] < 0.7 * free_bytes(device)]
         works = {name: call(FORMS[name], items) for name in fits}
         known |= {name: (items, peak_bytes(work, device)) for name, work in works.items()}
         repeats = {}
@@ -243,7 +248,8 @@ def losses(options: argparse.Namespace) -> dict[int, dict[str, float]]:
         for name, form in FORMS.items():
             other = form.beside
             if name not in fits:
-                size = f"does not fit: {need[name] / 2**30:,.0f} GiB (computed)"
+                why = "does not fit" if name in asked else "not run"
+                size = f"{why}: {need[name] / 2**20:,.0f} MiB (computed)"
                 rows.append((name, "", "", size, f"{need[name] / known[other][1]:,.0f} (computed)"))
                 continue
             milliseconds = f"{1e3 * statistics.median(times[name] for times in rounds):,.2f}"
@@ -384,33 +390,6 @@ def shares(added: dict[int, dict[str, float]], seconds: float, options: argparse
     table("TCM in a step of ResNet-50", ("TCM ms", "step s", "share"), rows)
 
 
-def place() -> str:
-    """Where the project, or what it calls beside torch, is at."""
-    frames = traceback.extract_stack()
-    inner = [f for f in frames if not Path(f.filename).is_relative_to(Path(torch.__file__).parent)]
-    frame = [f for f in inner if f.filename != __file__][-1]
-    return f"{'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno}, {frame.name}"
-
-
-class Waits(TorchDispatchMode):
-    """Counts, by place, what would make the host wait for a GPU."""
-
-    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "lift_fresh", "equal")
-
-    def __init__(self, found: Counter[tuple[str, str]]) -> None:
-        super().__init__()
-        self.found = found
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        masks = name in ("index", "index_put", "index_put_") and any(
-            one is not None and one.dtype in (torch.bool, torch.uint8) for one in args[1]
-        )
-        if masks or name in self.NAMES:
-            self.found[place(), f"{name}, mask" if masks else name] += 1
-        return func(*args, **(kwargs or {}))
-
-
 @contextmanager
 def told_by_cuda(found: Counter[tuple[str, str]]) -> Iterator[None]:
     """Count, by place, what torch says that the host waited for."""
@@ -434,12 +413,17 @@ class OneStep(pl.Callback):
 
     def __init__(self, device: str) -> None:
         self.device = device
-        self.found: Counter[tuple[str, str]] = Counter()
+        self._counting = Waits()
         self._watch = ExitStack()
+
+    @property
+    def found(self) -> Counter[tuple[str, str]]:
+        """By line and kind."""
+        return self._counting.found
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         if trainer.global_step == 2:
-            self._watch.enter_context(Waits(self.found) if self.device == "cpu" else told_by_cuda(self.found))
+            self._watch.enter_context(self._counting if self.device == "cpu" else told_by_cuda(self._counting.found))
         elif trainer.global_step == 3:
             self._watch.close()
 
@@ -462,12 +446,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--parts", nargs="+", default=["losses", "step", "waits"], choices=["losses", "step", "waits"])
     parser.add_argument("--batches", nargs="+", type=int, default=[384, 4000], help="items whose loss is taken")
+    parser.add_argument("--published-to", type=int, help="most items for forms of others; 384 on a CPU, else no limit")
     parser.add_argument("--images", type=int, help="of a step; 8 on a CPU, else 384")
     parser.add_argument("--size-px", type=int, default=224)
     parser.add_argument("--steps", type=int, default=2, help="of each kind in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
+    options.published_to = options.published_to or (384 if options.device == "cpu" else sys.maxsize)
     options.images = options.images or (8 if options.device == "cpu" else 384)
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler tells of every start
     torch.set_num_threads(options.threads)

@@ -7,6 +7,7 @@ import torch
 from hydra.utils import instantiate
 from largest import Largest
 from omegaconf import OmegaConf
+from waits import Waits
 
 from tcm_bench.losses.objective import Objective
 from tcm_bench.losses.pairs import Pairs
@@ -162,3 +163,13 @@ def test_memory_is_batch_x_largest_class_x_batch(option):
     with Largest() as largest:
         loss(Pairs(x, torch.arange(items) // per_class)).backward()
     assert items * items <= largest.numel <= items * per_class * items
+
+
+@pytest.mark.parametrize("option", OWN, ids="/".join)
+def test_the_host_waits_for_a_gpu_twice_at_most(option):
+    """For the check of the norms, and for the size of the largest class, of which tensors are made."""
+    x, y = batch(MIXED)
+    loss = build(option)
+    with Waits() as waits:
+        loss(Pairs(x.requires_grad_(), y)).backward()
+    assert waits.found.total() <= 2, waits.found
