@@ -227,9 +227,9 @@ def losses(options: argparse.Namespace) -> dict[int, dict[str, float]]:
     added: dict[int, dict[str, float]] = {}
     for items in sorted(options.batches):
         need = {name: peak * (items / size) ** FORMS[name].power for name, (size, peak) in known.items()}
-        asked = [name for name in FORMS if items <= options.published_to or not FORMS[name].published]
-        fits = [name for name in asked if need[name] < 0.7 * free_bytes(device)]
-        works = {name: call(FORMS[name], items) for name in fits}
+        fits = [name for name in FORMS if need[name] < 0.7 * free_bytes(device)]
+        run = [name for name in fits if items <= options.published_to or not FORMS[name].published]
+        works = {name: call(FORMS[name], items) for name in run}
         known |= {name: (items, peak_bytes(work, device)) for name, work in works.items()}
         repeats = {}
         for name, work in works.items():
@@ -247,8 +247,8 @@ def losses(options: argparse.Namespace) -> dict[int, dict[str, float]]:
         rows = []
         for name, form in FORMS.items():
             other = form.beside
-            if name not in fits:
-                why = "does not fit" if name in asked else "not run"
+            if name not in run:
+                why = "not run" if name in fits else "does not fit"
                 size = f"{why}: {need[name] / 2**20:,.0f} MiB (computed)"
                 rows.append((name, "", "", size, f"{need[name] / known[other][1]:,.0f} (computed)"))
                 continue
