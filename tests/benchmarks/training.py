@@ -462,7 +462,9 @@ def main() -> None:
     print(f"{name}, torch {torch.__version__}, {options.rounds} rounds")
     added = losses(options) if "losses" in options.parts else {}
     if "step" in options.parts:
-        shares(added, step(options), options)
+        seconds = step(options)
+        if added:
+            shares(added, seconds, options)
     if "waits" in options.parts:
         waits(options)
 
