@@ -69,6 +69,8 @@ def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> No
         if key not in default:
             raise ConfigurationError(f"unknown key '{key}'{nearest(key, default)}")
     own = OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key != "hydra"])
+    if "run_id" in own:
+        own.run_id = cfg.run_id  # once: whatever names the run or its folder below would work it out anew
     for key in sorted(OmegaConf.missing_keys(own)):
         raise ConfigurationError(f"{key} must be given: {key}=...")
     known = plain_keys(default)
