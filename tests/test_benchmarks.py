@@ -6,12 +6,11 @@ from pathlib import Path
 
 import official
 import pytest
-from hydra import compose, initialize_config_dir
+from composition import composition
 from typer.testing import CliRunner
 from vectors import SMALL
 
 from tcm_bench.cli.app import app
-from tcm_bench.runs.naming import PROJECT_ROOT, choices
 from tcm_bench.runs.run import execute
 
 ARCHIVES = {
@@ -42,9 +41,7 @@ def data(*words: object) -> str:
 
 def trained_here(output: Path, *overrides: str) -> None:
     words = [*SMALL, f"paths.output_dir={output}", *overrides]
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-        cfg, hydra = compose("config", words), compose("config", words, return_hydra_config=True).hydra
-    execute(cfg, choices(hydra, cfg.seed))
+    execute(*composition(*words))
 
 
 @pytest.mark.parametrize("name", ARCHIVES)

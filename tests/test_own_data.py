@@ -6,12 +6,11 @@ from pathlib import Path
 import official
 import pytest
 from answers import answer
-from hydra import compose, initialize_config_dir
+from composition import composition
 from vectors import SMALL, command, write_vectors
 
 import tcm_bench.runs.experiment  # noqa: F401 - here once, instead of in every fork
 from tcm_bench.results import ledger
-from tcm_bench.runs.naming import PROJECT_ROOT, choices
 from tcm_bench.runs.run import execute, main
 
 TINY = [
@@ -39,9 +38,7 @@ def mine(tmp_path_factory) -> Path:
 
 def trained(output: Path, *overrides: str) -> ledger.Result:
     words = [*SMALL, f"paths.output_dir={output}", *overrides]
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-        cfg, hydra = compose("config", words), compose("config", words, return_hydra_config=True).hydra
-    return execute(cfg, choices(hydra, cfg.seed))
+    return execute(*composition(*words))
 
 
 @pytest.mark.parametrize("kind", ["folder", "table", "features"])

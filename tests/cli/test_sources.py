@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 from command_line import numbers, sentence, tcm_bench
-from hydra import compose, initialize_config_dir
+from composition import composition
 from vectors import SMALL, head, write_vectors
 
 from tcm_bench.report.curves import utility_figure
 from tcm_bench.report.source import source
 from tcm_bench.results import ledger
-from tcm_bench.runs.naming import PROJECT_ROOT, choices
 from tcm_bench.runs.run import execute
 
 OWN = {
@@ -35,9 +34,8 @@ def outputs(tmp_path_factory):
 def trained(folder, *overrides):
     """The folder of a run."""
     words = [*SMALL, *overrides, f"paths.output_dir={folder}"]
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-        cfg, hydra = compose("config", words), compose("config", words, return_hydra_config=True).hydra
-    assert execute(cfg, choices(hydra, cfg.seed)).status == "finished"
+    cfg, chosen = composition(*words)
+    assert execute(cfg, chosen).status == "finished"
     return folder / "runs" / cfg.run_id
 
 

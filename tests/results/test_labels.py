@@ -2,26 +2,18 @@
 
 from pathlib import Path
 
-import pytest
-from hydra import compose, initialize_config_dir
+from composition import composition
 from hypothesis import given
 from hypothesis import strategies as st
 from vectors import write_vectors
 
 from tcm_bench.results.labels import is_base, labels, shared_by_hand
 from tcm_bench.results.ledger import Run, science_hash
-from tcm_bench.runs.naming import PROJECT_ROOT, choices, plan
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hydra():
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-        yield
+from tcm_bench.runs.naming import PROJECT_ROOT, plan
 
 
 def planned(*words: str) -> Run:
-    cfg, hydra = compose("config", list(words)), compose("config", list(words), return_hydra_config=True).hydra
-    return plan(cfg, choices(hydra, cfg.seed))
+    return plan(*composition(*words))
 
 
 def called(*commands: str):

@@ -5,11 +5,12 @@ import csv
 import official
 import pytest
 import timm
+from composition import composition
 from hydra import compose, initialize_config_dir
 from memory import hand_back
 from safetensors.torch import save_file
 
-from tcm_bench.runs.naming import PROJECT_ROOT, choices
+from tcm_bench.runs.naming import PROJECT_ROOT
 from tcm_bench.runs.run import execute
 
 CONF = PROJECT_ROOT / "conf"
@@ -96,10 +97,10 @@ def test_an_experiment_takes_a_step_and_is_evaluated(name, weights, datasets, tm
             *SMALL,
             *small_images(name, backbone.architecture),
         ]
-        cfg, hydra = compose("config", words), compose("config", words, return_hydra_config=True).hydra
+    cfg, chosen = composition(*words)
     assert cfg.optim == plain.optim  # the recipe's own
 
-    row = execute(cfg, choices(hydra, cfg.seed))
+    row = execute(cfg, chosen)
 
     assert row.status == "finished"
     assert row.counts["test_images"] == PER_CLASS * official.COUNTS["test"][0]
@@ -127,11 +128,11 @@ def test_debug_fast_tries_an_experiment_as_it_is(name, weights, datasets, tmp_pa
             "machine.accelerator=cpu",
             "machine.threads=1",
         ]
-        cfg, hydra = compose("config", words), compose("config", words, return_hydra_config=True).hydra
+    cfg, chosen = composition(*words)
     assert (cfg.optim, cfg.loss, cfg.model.head) == (plain.optim, plain.loss, plain.model.head)
     assert not cfg.logger
 
-    row = execute(cfg, choices(hydra, cfg.seed))
+    row = execute(cfg, chosen)
 
     assert row.status == "debug"
     assert row.counts["test_images"] == PER_CLASS * official.COUNTS["test"][0]

@@ -12,14 +12,13 @@ import pytest
 import reference
 import torch
 from answers import answer
-from hydra import compose, initialize_config_dir
+from composition import composition
 from safetensors.numpy import load_file
 from vectors import SMALL, command, head, wait_for, write_vectors
 
 from tcm_bench.process import PREEMPTED
 from tcm_bench.results import ledger
 from tcm_bench.runs.build import ConfigurationError
-from tcm_bench.runs.naming import PROJECT_ROOT, choices
 from tcm_bench.runs.run import execute, main, summary
 
 
@@ -30,13 +29,12 @@ def vectors(tmp_path_factory) -> Path:
 
 def composed(output: Path, *overrides: str):
     words = [*SMALL, f"paths.output_dir={output}", *overrides]
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-        return compose("config", words), compose("config", words, return_hydra_config=True).hydra
+    return composition(*words)
 
 
 def run(output: Path, *overrides: str) -> tuple[ledger.Result, Path]:
-    cfg, hydra = composed(output, *overrides)
-    return execute(cfg, choices(hydra, cfg.seed)), Path(cfg.run_dir)
+    cfg, chosen = composed(output, *overrides)
+    return execute(cfg, chosen), Path(cfg.run_dir)
 
 
 def test_classes_held_out_are_measured_at_the_end(tmp_path, vectors):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import sentence, tcm_bench
-from hydra import compose, initialize_config_dir
+from composition import composition
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -19,7 +19,6 @@ from vectors import SMALL, head, write_vectors
 from tcm_bench.data.datasets.vectors import vector_set, vector_splits
 from tcm_bench.models.file_weights import FileWeights
 from tcm_bench.results import ledger
-from tcm_bench.runs.naming import PROJECT_ROOT, choices
 from tcm_bench.runs.run import execute
 
 TINY = ["data.loader.classes_per_batch=4", "data.loader.images_per_class=2", "model.head.embedding_dim=8"]
@@ -47,9 +46,8 @@ def photos(tmp_path_factory):
 
 def trained(output, *words):
     overrides = [*SMALL, *words, "machine.threads=1", f"paths.output_dir={output}"]
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-        cfg, hydra = compose("config", overrides), compose("config", overrides, return_hydra_config=True).hydra
-    assert execute(cfg, choices(hydra, cfg.seed)).status == "finished"
+    cfg, chosen = composition(*overrides)
+    assert execute(cfg, chosen).status == "finished"
     return Path(cfg.run_dir)
 
 

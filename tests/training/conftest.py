@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from composition import composition
 from vectors import SMALL, head, write_vectors
 
-from tcm_bench.runs.naming import PROJECT_ROOT, choices
 from tcm_bench.runs.run import execute
 
 
@@ -21,8 +20,7 @@ def run(vectors):
 
     def once(output: Path, *overrides: str):
         words = [*SMALL, *head(vectors), f"paths.output_dir={output}", *overrides]
-        with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-            cfg, hydra = compose("config", words), compose("config", words, return_hydra_config=True).hydra
-        return execute(cfg, choices(hydra, cfg.seed)), Path(cfg.run_dir)
+        cfg, chosen = composition(*words)
+        return execute(cfg, chosen), Path(cfg.run_dir)
 
     return once
