@@ -131,6 +131,7 @@ def job(cfg: DictConfig) -> ledger.Result:
                 words = [*settings.overrides.task, *settings.overrides.hydra]
                 check(cfg, words, GlobalHydra.instance().config_loader())
                 check_devices(cfg.machine)
+            cfg.run_id = cfg.run_id  # once, see `execute`
             if not _finished(cfg):  # which imports torch: seconds that a finished run need not pay
                 check_targets(cfg)
                 if absent := absent_data(cfg):  # before a logger starts and has to be told

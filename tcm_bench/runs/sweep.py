@@ -126,6 +126,7 @@ def _compose_jobs(config: DictConfig) -> list[DictConfig]:
     for overrides in job_overrides(config):
         job = loader.load_sweep_config(config, overrides)
         check(job, [*overrides, *config.hydra.overrides.hydra], loader)
+        job.run_id = job.run_id  # once, see `execute`
         jobs.append(job)
     return jobs
 

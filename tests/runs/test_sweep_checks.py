@@ -94,6 +94,7 @@ def test_every_choice_of_the_sweeps_that_come_along_can_be_built(name):
         words = [f"{key}={value.strip()}" for key, value in chosen.items()]
         made_by_prepare = ["data.sha256=none"] if "emoji_m" in " ".join(words) else []
         cfg = composed(f"+sweep={name}", *words, *made_by_prepare)
+        cfg.run_id = cfg.run_id  # worked out once
         assert OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
         check_targets(cfg)
         assert not list(faults(limited(cfg)))  # such as a recipe without the margins that tcm=chosen takes from it
