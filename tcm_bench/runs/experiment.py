@@ -204,13 +204,21 @@ def _seed(cfg: DictConfig) -> None:
 
 def _device(cfg: DictConfig) -> str:
     wanted = cfg.machine.accelerator
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    device = {"gpu": "cuda"}.get(wanted, wanted)
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    device = {"gpu": "cuda", "auto": found}.get(wanted, wanted)
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError(
             f"machine.accelerator={wanted}, and torch {torch.__version__} sees no GPU here: take "
             "machine.accelerator=cpu, or a machine and a build of torch with CUDA"
+        )
+    if (
+        device == "cuda"
+        and str(cfg.trainer.precision).startswith("bf16")
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        raise ConfigurationError(
+            f"trainer.precision={cfg.trainer.precision}, and {torch.cuda.get_device_name()} has no such units: take "
+            "trainer.precision=32-true, or 16-mixed"
         )
     return device
 
