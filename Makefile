@@ -40,7 +40,7 @@ demo: setup  ## the 16 comparisons in miniature: table in outputs/report/mini.md
 	$(BIN)/python train.py -m +sweep=mini
 
 test: setup  ## the tests, one process a core, one thread a process
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal
 
 lint: setup  ## style, formatting, types, layers
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ from tcm_bench.results import ledger
 from tcm_bench.runs.naming import PROJECT_ROOT
 from tcm_bench.runs.run import main
 from tcm_bench.training.callbacks import BEST, CHECKPOINT, PREVIOUS
+from tcm_bench.training.diverged import DIVERGED
 
 README = (PROJECT_ROOT / "README.md").read_text()
 DOCUMENTS = {name: (PROJECT_ROOT / name).read_text() for name in ("README.md", "docs/evidence.md", "docs/recipes.md")}
@@ -105,7 +106,7 @@ def test_the_list_of_a_runs_files_is_complete(tmp_path):
     found = {f"{path.name}/" if path.is_dir() else path.name for path in run_dir.iterdir()}
     table = README.partition("`outputs/runs/<run_id>/` holds")[2].partition("\n## ")[0]
     listed = [name for row in table.splitlines() if row.startswith("| `") for name in CODE.findall(row.split("|")[1])]
-    assert sorted(listed) == sorted(found | {ledger.RUNNING, CHECKPOINT, PREVIOUS, BEST})
+    assert sorted(listed) == sorted(found | {ledger.RUNNING, CHECKPOINT, PREVIOUS, BEST, DIVERGED})
 
 
 @pytest.mark.parametrize("words", [words[1:] for words in commands() if words[0] == "tcm-bench"], ids=" ".join)

@@ -128,7 +128,7 @@ def test_the_default_config_builds_and_says_every_setting():
     collection = MetricCollection({name: instantiate(metric, _convert_="all") for name, metric in config.items()})
     values = filled(collection).compute()
     assert {*(f"recall_at_{k}" for k in (1, 2, 4, 8)), "opis", "opis_10pct", "tar_at_far_1pct"} <= set(values)
-    written = OmegaConf.to_container(config.evaluation)
+    written = OmegaConf.to_container(config.evaluation, resolve=True)
     settings = collection["evaluation"].settings
     everything = json.loads(json.dumps(asdict(settings)))  # tuples as lists
     assert everything == {name: value for name, value in written.items() if name != "_target_"}
