@@ -23,7 +23,7 @@ TITLES = [
     "head",
     "optimizer, weight decay",
     "rate",
-    "x 0.3 after epoch",
+    "rate x 0.3 at epochs",
     "epochs",
     "batch",
     "in chunks of",
