@@ -32,6 +32,7 @@ SET_ELSEWHERE = {  # keys that Hydra or the trainer would take, and what is mean
     "trainer.logger": "is a group: logger=wandb, logger=none",
     "trainer.use_distributed_sampler": "stays false: the loaders cut themselves by rank",
     "trainer.limit_test_batches": "would measure a part of the test set: a score is of all of it",
+    "trainer.limit_val_batches": "would measure a part of what is held out: take fewer data.loader.validation_classes",
     "trainer.fast_dev_run": "would measure a part of the test set: debug=fast does, apart from real runs; "
     "+trainer.max_steps=1 takes a step and measures all",
     "paths.results_dir": "follows from paths.output_dir, so that debug runs lie apart from real ones",

@@ -6,6 +6,7 @@ import math
 import pickle
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -49,6 +50,9 @@ HARMLESS = (  # what Lightning says of a run that does as it was told
 )
 
 
+UNFINISHED = (CHECKPOINT, PREVIOUS, BEST)  # files that only a run needs which has not come to its end
+
+
 @dataclass(frozen=True)
 class Parts:
     """What a run is put together from.
@@ -76,7 +80,7 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
     """
     device = _device(cfg)
     trusted = list(cfg.trusted_packages)
-    module, parts = put_together(cfg, run_dir)
+    module, parts = put_together(cfg, lambda done, total: write_progress(run_dir, FEATURES, done, total))
     describe(loggers, data_hash=parts.data.splits.fingerprint, network=parts.identity)
     with warnings.catch_warnings():
         for known in HARMLESS:
@@ -88,23 +92,24 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
         # If forced, another process may be about to delete them; limited in steps, Lightning goes on elsewhere.
         starts_over = cfg.force or trainer.max_steps != -1
         whole = filter(_is_whole, [] if starts_over else checkpoints)
+        if is_first_process():
+            (run_dir / DIVERGED).unlink(missing_ok=True)  # of an earlier start
         trainer.fit(module, datamodule=parts.data, ckpt_path=next(whole, None))
         selection = best.restore(module.embedder) if best else "last epoch"
         write_progress(run_dir, TEST)
         trainer.test(module, datamodule=parts.data, verbose=False)
     intervals = store(run_dir, module)
-    if trainer.is_global_zero:
-        for file in (*checkpoints, run_dir / BEST, run_dir / DIVERGED):
-            file.unlink(missing_ok=True)  # only a run that has not ended needs it
     return measured(module, parts.data, parts.identity, before, intervals, selection)
 
 
-def put_together(cfg: DictConfig, run_dir: Path) -> tuple[RetrievalModule, Parts]:
+def put_together(
+    cfg: DictConfig, on_features: Callable[[int, int], None] | None = None
+) -> tuple[RetrievalModule, Parts]:
     """All that `cfg` describes, ready to be trained.
 
     Args:
         cfg: A composed configuration.
-        run_dir: Told how far the features of a frozen backbone are.
+        on_features: Told how many features of a frozen backbone are computed, and of how many.
     """
     torch.set_num_threads(cfg.machine.threads)
     torch.set_flush_denormal(True)  # sigmoids of far pairs make denormals, which are a hundred times slower
@@ -118,7 +123,7 @@ def put_together(cfg: DictConfig, run_dir: Path) -> tuple[RetrievalModule, Parts
             splits, cfg.debug.classes, cfg.debug.images_per_class, cfg.data.loader.get("validation_classes", 0)
         )
     counted = _with_number_of_classes(cfg, splits)
-    parts = _assemble(cfg, trusted, splits, run_dir)
+    parts = _assemble(cfg, trusted, splits, on_features)
     metrics = {name: build(node, trusted) for name, node in cfg.metrics.items()}
     _seed(cfg)
     module = RetrievalModule(
@@ -138,7 +143,9 @@ def put_together(cfg: DictConfig, run_dir: Path) -> tuple[RetrievalModule, Parts
     return module, parts
 
 
-def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path) -> Parts:
+def _assemble(
+    cfg: DictConfig, trusted: list[str], splits: Splits, on_features: Callable[[int, int], None] | None
+) -> Parts:
     """Data and network. Backbone and head are seeded apart, so that cached features leave the head's start as it is."""
     transforms = {
         name: build(cfg.data[name], trusted) for name in ("train_transform", "test_transform") if name in cfg.data
@@ -160,7 +167,7 @@ def _assemble(cfg: DictConfig, trusted: list[str], splits: Splits, run_dir: Path
                 cache_dir=Path(cfg.paths.cache_dir),
                 device=_device(cfg),
                 num_workers=cfg.machine.num_workers,
-                on_progress=lambda done, total: write_progress(run_dir, FEATURES, done, total),
+                on_progress=on_features,
                 progress_bar=bool(cfg.machine.progress),
             )
             transforms.clear()

@@ -211,6 +211,9 @@ def _disagreements(values: Mapping[str, Any]) -> Iterator[str]:
         )
     if values.get("selection") == "best" and not values.get("data.loader.validation_classes"):
         yield "selection=best chooses by held-out classes: say how many by data.loader.validation_classes=N"
+    ks = values.get("metrics.evaluation.ks")
+    if values.get("selection") == "best" and isinstance(ks, list) and 1 not in ks:
+        yield f"selection=best chooses by recall_at_1: metrics.evaluation.ks must have a 1, got {ks}"
     every = values.get("trainer.check_val_every_n_epoch")
     if values.get("selection") == "best" and _is_whole(every) and _is_whole(epochs) and every > epochs:
         yield f"selection=best needs a validation: trainer.check_val_every_n_epoch={every} is above the {epochs} epochs"

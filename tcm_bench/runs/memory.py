@@ -10,7 +10,10 @@ from tcm_bench.results.ledger import FEATURES, TEST, TRAIN, VALIDATE
 from tcm_bench.runs.errors import causes
 
 # torch on a CUDA or Apple GPU, cuBLAS and cuDNN, torch on a CPU; numpy raises MemoryError, fork an OSError.
-SIGNS = re.compile(r"out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|can't allocate memory", re.IGNORECASE)
+SIGNS = re.compile(
+    r"out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|can(no|')t allocate memory|shared memory|by signal: Killed",
+    re.IGNORECASE,
+)
 WANTED = re.compile(r"tried to allocate ([\d.]+ \w+)|unable to allocate ([\d.]+ \w+)", re.IGNORECASE)
 DOING = {
     FEATURES: "the features of the frozen backbone were computed",
@@ -52,7 +55,8 @@ def _remedies(cfg: DictConfig, stage: str | None) -> Iterator[str]:
     from tcm_bench.data.datamodule import STANDARD_BATCH  # by way of torch, which takes seconds
 
     machine, loader = cfg.machine, cfg.data.loader
-    classes, images = loader.classes_per_batch or STANDARD_BATCH[0], loader.images_per_class or STANDARD_BATCH[1]
+    asked = (loader.get("classes_per_batch"), loader.get("images_per_class"))
+    classes, images = (one or standard for one, standard in zip(asked, STANDARD_BATCH, strict=True))
     if stage == TRAIN:
         size = classes * images
         at_once = machine.chunk_size or size
@@ -68,9 +72,10 @@ def _remedies(cfg: DictConfig, stage: str | None) -> Iterator[str]:
         if machine.test_batch_size > 1:
             fewer = max(machine.test_batch_size // 4, 1)
             yield f"machine.test_batch_size={fewer} instead of {machine.test_batch_size} changes no number"
-        yield f"a smaller model.head.embedding_dim than {cfg.model.head.embedding_dim} makes another run"
+        if dim := cfg.model.head.get("embedding_dim"):
+            yield f"a smaller model.head.embedding_dim than {dim} makes another run"
     if machine.num_workers or machine.image_cache_gb:
-        yield f"machine.num_workers={machine.num_workers} processes hold images, too"
+        yield f"machine.num_workers={machine.num_workers} processes hold images, too, in /dev/shm"
     if stage != TRAIN and machine.accelerator != "cpu":
         yield "machine.accelerator=cpu takes the machine's memory instead of a GPU's"
     yield "other programs may hold some of it"

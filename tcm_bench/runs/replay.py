@@ -47,14 +47,15 @@ def replayed(run_dir: Path, trusted: Sequence[str] = ()) -> Replayed:
     """
     cfg, stopped = configuration(run_dir), read_diverged(run_dir)
     OmegaConf.update(cfg, "trusted_packages", list(trusted))
-    module, parts = put_together(cfg, run_dir)
+    module, parts = put_together(cfg)
     load_exactly(module, stopped.state, run_dir / DIVERGED)
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = build(cfg.trainer, trusted, accelerator=cfg.machine.accelerator, devices=1, **quiet)
     device = trainer.strategy.root_device
+    epoch = 0 if cfg.trainer.get("overfit_batches") else stopped.epoch  # then every epoch has the first one's images
     precision = trainer.strategy.precision_plugin
     module = precision.convert_module(module).to(device).train()
-    batch = precision.convert_input(parts.data.training_items(stopped.epoch, stopped.indices.tolist(), device))
+    batch = precision.convert_input(parts.data.training_items(epoch, stopped.indices.tolist(), device))
     with precision.forward_context():
         module.seed_step(stopped.epoch, stopped.batch)
         embeddings = module.embed(batch.inputs)

@@ -201,7 +201,7 @@ def execute(cfg: DictConfig, chosen: dict[str, str | int], wait_s: float = LOCK_
 
 
 def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> ledger.Result:
-    from tcm_bench.runs.experiment import fit_and_test
+    from tcm_bench.runs.experiment import UNFINISHED, fit_and_test
     from tcm_bench.runs.outcome import Measured
     from tcm_bench.runs.watchers import conclude, start_loggers
 
@@ -252,8 +252,13 @@ def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> le
             raise
         raise told from error
     if DEBUG in cfg:
-        return row("debug", replace(measured, reason="of a few classes only, so no result"))
-    return row("finished", measured)
+        result = row("debug", replace(measured, reason="of a few classes only, so no result"))
+    else:
+        result = row("finished", measured)
+    if is_first_process():
+        for name in UNFINISHED:  # now that the row is there
+            (run_dir / name).unlink(missing_ok=True)
+    return result
 
 
 def _discard(run_dir: Path) -> None:

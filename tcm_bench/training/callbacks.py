@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, Checkpoint
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -102,7 +103,8 @@ class ProgressFile(Callback):
 class BestWeights(Callback):
     """Keeps the network of the epoch with the highest R@1 on held-out classes, the first of equals.
 
-    A resumed run trains again through what came after its checkpoint, and writes the same file again.
+    The file says which epoch and score it holds, and is believed over a checkpoint: it may be newer, and a run that
+    goes on elsewhere may not come to that score again. On a full disk the run ends: its result would be another one.
     """
 
     def __init__(self, run_dir: str | Path) -> None:
@@ -112,12 +114,15 @@ class BestWeights(Callback):
         self.epoch: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What the file holds."""
-        return {"best": self.best, "epoch": self.epoch}
+        """So that a checkpoint says that there is a file."""
+        return {"epoch": self.epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Know it again."""
-        self.best, self.epoch = state_dict["best"], state_dict["epoch"]
+        """Know again what the file holds."""
+        if state_dict["epoch"] is not None:
+            with safe_open(self.path, "pt") as file:
+                notes = file.metadata()
+            self.best, self.epoch = float(notes["score"]), int(notes["epoch"])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare; every process has the same score."""
@@ -125,11 +130,21 @@ class BestWeights(Callback):
         if score > self.best:
             self.best, self.epoch = score, trainer.current_epoch
             if trainer.is_global_zero:
-                write_tensors(self.path, pl_module.get_submodule("embedder").state_dict())
+                notes = {"score": repr(score), "epoch": str(self.epoch)}
+                write_tensors(self.path, pl_module.get_submodule("embedder").state_dict(), notes)
             trainer.strategy.barrier("BestWeights")  # all of them will read it
 
     def restore(self, network: nn.Module) -> str:
-        """Give a network the weights that were best; returns which those are, in words."""
+        """Give a network the weights that were best; returns which those are, in words.
+
+        Raises:
+            ValueError: If no epoch was validated.
+        """
+        if self.epoch is None:
+            raise ValueError(
+                "selection=best needs a validation, and training ended before the first: see "
+                "trainer.check_val_every_n_epoch"
+            )
         network.load_state_dict(load_file(self.path))
         return f"epoch {self.epoch}, the best by {SELECTED_BY}"
 

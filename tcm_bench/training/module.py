@@ -19,6 +19,9 @@ from tcm_bench.training.diverged import Diverged, write_diverged
 from tcm_bench.training.schedules import Schedule
 
 TERMS = "terms"  # in a checkpoint
+LATER_STEP = (
+    "lower optim.optimizer.lr, or set trainer.gradient_clip_val (in a mixed precision with optim.optimizer.fused=false)"
+)
 FIRST_STEP = "no step has been taken yet, so look for the fault in the data, the weights or the loss"
 
 
@@ -130,8 +133,8 @@ class RetrievalModule(pl.LightningModule):
         """Refuse to measure a network that its last step has broken; in training the next step would tell."""
         self._check_weights()
 
-    def on_train_end(self) -> None:
-        """Likewise."""
+    def on_train_epoch_end(self) -> None:
+        """Likewise: before a checkpoint of them is written, so that the same command comes to the same end."""
         self._check_weights()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -197,13 +200,13 @@ class RetrievalModule(pl.LightningModule):
         labels, indices = items.cpu().unbind(dim=1)
         stopped = Diverged(epoch, batch, step, indices, labels, terms, dict(self.state_dict()))
         folder = Path(self.trainer.default_root_dir)
-        is_written = self.trainer.is_global_zero and write_diverged(folder, stopped)
+        is_written = not self.trainer.is_global_zero or write_diverged(folder, stopped)  # all say the same
         found = "".join(f", {name} {value:.4g}" for name, value in terms.items())
         return ValueError(
             f"training diverged by step {step} (epoch {epoch}, batch {batch}) at a learning rate of "
             f"{rate:g} ({fault}{found}): "
-            + ("lower optim.optimizer.lr, or set trainer.gradient_clip_val" if step else FIRST_STEP)
-            + (f"; `tcm-bench replay {folder.name}` computes this batch again" if is_written else "")
+            + (LATER_STEP if step else FIRST_STEP)
+            + (f"; `tcm-bench replay {folder}` computes this batch again" if is_written else "")
         )
 
     def _gathered(self, rows: Tensor, *, sync_grads: bool = False) -> Tensor:

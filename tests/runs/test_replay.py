@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import sentence, tcm_bench
-from hydra import compose, initialize_config_dir
+from composition import composition
 from vectors import SMALL, head, write_vectors
 
 from tcm_bench.data.sampler import ClassBalancedSampler
 from tcm_bench.results import ledger
 from tcm_bench.runs.build import build
-from tcm_bench.runs.naming import PROJECT_ROOT, choices
 from tcm_bench.runs.replay import replayed
 from tcm_bench.runs.run import execute
 from tcm_bench.training.diverged import DIVERGED, read_diverged
@@ -39,11 +38,9 @@ PLANES = ["data.loader.images_per_class=3", "model.head.embedding_dim=16", "mach
 
 def diverged(output: Path, *words: str) -> tuple[Path, str]:
     """The folder of a run that diverges, and what it said."""
-    words = (*SMALL, f"paths.output_dir={output}", *words)
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-        cfg, hydra = compose("config", list(words)), compose("config", list(words), return_hydra_config=True).hydra
+    cfg, chosen = composition(*SMALL, f"paths.output_dir={output}", *words)
     with pytest.raises(ValueError, match="training diverged") as raised:
-        execute(cfg, choices(hydra, cfg.seed))
+        execute(cfg, chosen)
     drawn = ClassBalancedSampler(
         build(cfg.data.splits).train.labels, classes_per_batch=8, images_per_class=3, batches_per_epoch=5
     )
@@ -67,7 +64,7 @@ def test_an_infinite_loss_is_told_with_its_step_and_replayed_to_the_same_terms(t
     assert f"by step {stopped.step} (epoch {stopped.epoch}, batch {stopped.batch}) at a learning rate of 0.0" in said
     assert "the loss is not finite though every embedding is, loss inf, base inf, tcm 0" in said
     assert "lower optim.optimizer.lr" in said
-    assert said.endswith(f"; `tcm-bench replay {run_dir.name}` computes this batch again")
+    assert said.endswith(f"; `tcm-bench replay {run_dir}` computes this batch again")
     assert ledger.read_result(run_dir).reason == f"ValueError: {said}"
 
     again = replayed(run_dir, ["shy"])
@@ -100,6 +97,19 @@ def test_weights_that_a_step_has_broken_are_told(tmp_path):
     assert "embedder.head.linear.weight" in again.broken_weights
     assert not torch.isfinite(again.embeddings).all()
     assert "weights not finite: embedder.head.linear." in tcm_bench("replay", run_dir).stdout
+
+
+def test_a_run_whose_last_step_breaks_it_diverges_again_when_it_is_started_again(tmp_path):
+    """It does not go on from broken weights, nor is it measured with those of an epoch before."""
+    chosen = ["selection=best", "data.loader.validation_classes=4", "trainer.check_val_every_n_epoch=2"]
+    words = [*head(write_vectors(tmp_path)), *PLANES, *chosen, "trainer.max_epochs=3", "optim/schedule=multi_step"]
+    words += ["optim.schedule.milestones=[2]", "optim.schedule.gamma=1e42", "data.loader.batches_per_epoch=1"]
+    said = []
+    for _ in range(2):
+        with pytest.raises(ValueError, match="training diverged by step 3") as raised:
+            execute(*composition(*SMALL, f"paths.output_dir={tmp_path}", *words))
+        said.append(str(raised.value))
+    assert said[0] == said[1]
 
 
 def test_a_run_that_has_not_diverged_and_a_damaged_file_are_one_sentence(tmp_path):
