@@ -33,9 +33,9 @@ TITLES = [
 ]
 
 
-def cells(project: Path = PROJECT) -> list[str]:
+def cells() -> list[str]:
     """Their names."""
-    return sorted(file.stem for file in (project / "conf" / "experiment").glob("[!_]*.yaml"))
+    return sorted(file.stem for file in (PROJECT / "conf" / "experiment").glob("[!_]*.yaml"))
 
 
 def line(name: str, cfg: DictConfig) -> list[str]:

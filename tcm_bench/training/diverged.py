@@ -37,10 +37,8 @@ class Diverged(NamedTuple):
 
 def write_diverged(run_dir: Path, stopped: Diverged) -> bool:
     """Write `diverged.ckpt`; False if it cannot be written, which must not hide why training stopped."""
-    with (
-        contextlib.suppress(OSError, RuntimeError),
-        replacing(run_dir / DIVERGED) as temporary,
-    ):  # torch's own of a disk
+    # torch says by a RuntimeError that the disk is full
+    with contextlib.suppress(OSError, RuntimeError), replacing(run_dir / DIVERGED) as temporary:
         torch.save(stopped._asdict(), temporary)
         return True
     return False
