@@ -29,6 +29,7 @@ WEIGHTS = "weights.safetensors"  # of the network that made them
 CONFIG = "config.yaml"  # the run's configuration, resolved
 EVALUATION = "evaluation.json"  # what the embeddings came to; see `tcm_bench.evaluation.files`
 FEATURES, TRAIN, VALIDATE, TEST = "features", "train", "validate", "test"  # what a run does, one after the other
+LAST_EPOCH = "last epoch"  # whose weights are evaluated unless others are asked for
 
 Status = Literal["finished", "failed", "interrupted", "debug"]
 State = Literal["finished", "failed", "interrupted", "debug", "running", "pending"]
@@ -76,7 +77,7 @@ class Result(Run):
     metrics: dict[str, float | None] = {}
     intervals: dict[str, tuple[float | None, float | None]] = {}
     threshold: dict[str, Any] = {}
-    selection: str = "last epoch"
+    selection: str = LAST_EPOCH
     counts: dict[str, int] = {}
     network: dict[str, Any] = {}
     data_hash: str | None = None

@@ -27,7 +27,7 @@ from tcm_bench.evaluation.metric import EmbeddingMetric
 from tcm_bench.losses.objective import Objective
 from tcm_bench.models.embedder import Embedder
 from tcm_bench.process import is_first_process
-from tcm_bench.results.ledger import FEATURES, TEST, write_progress
+from tcm_bench.results.ledger import FEATURES, LAST_EPOCH, TEST, write_progress
 from tcm_bench.runs.build import ConfigurationError, build
 from tcm_bench.runs.debug import few
 from tcm_bench.runs.naming import DEBUG
@@ -95,7 +95,7 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
         if is_first_process():
             (run_dir / DIVERGED).unlink(missing_ok=True)  # of an earlier start
         trainer.fit(module, datamodule=parts.data, ckpt_path=next(whole, None))
-        selection = best.restore(module.embedder) if best else "last epoch"
+        selection = best.restore(module.embedder) if best else LAST_EPOCH
         write_progress(run_dir, TEST)
         trainer.test(module, datamodule=parts.data, verbose=False)
     intervals = store(run_dir, module)

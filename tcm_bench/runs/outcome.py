@@ -19,7 +19,7 @@ from tcm_bench.evaluation.metric import EmbeddingMetric, EvaluationMetric
 from tcm_bench.evaluation.retrieval import recall_at_k
 from tcm_bench.models.embedder import Embedder
 from tcm_bench.process import is_first_process
-from tcm_bench.results.ledger import EMBEDDINGS, WEIGHTS
+from tcm_bench.results.ledger import EMBEDDINGS, LAST_EPOCH, WEIGHTS
 from tcm_bench.tensors import write_tensors
 from tcm_bench.training.module import RetrievalModule
 
@@ -33,7 +33,7 @@ class Measured:
     intervals: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
     threshold: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
-    selection: str = "last epoch"
+    selection: str = LAST_EPOCH
     network: dict[str, Any] = field(default_factory=dict)
     data_hash: str | None = None
 
