@@ -21,7 +21,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -138,10 +138,16 @@ def job_overrides(config: DictConfig) -> list[list[str]]:
         config: The sweep's composed configuration, Hydra's own node included.
     """
     loader = GlobalHydra.instance().config_loader()
-    swept = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*swept, *config.hydra.overrides.task])
+    sweeper, task = (_as_given(node) for node in (config.hydra.sweeper, config.hydra.overrides.task))
+    swept = [f"{key}={value}" for key, value in (sweeper["params"] or {}).items()]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*swept, *task])
     batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return [list(overrides) for batch in batches for overrides in batch]
+
+
+def _as_given(node: Any) -> Any:
+    """A node as plain containers; what refers to other values is for each job to resolve, whose values are others."""
+    return OmegaConf.to_container(node, resolve=False)
 
 
 def _refuse_nonsense(jobs: list[DictConfig]) -> None:

@@ -6,15 +6,16 @@ import pytest
 import torch
 from answers import answer
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from vectors import command
 
 from tcm_bench.runs.build import ConfigurationError, check_targets
 from tcm_bench.runs.checks import limited, num_processes
 from tcm_bench.runs.limits import faults
-from tcm_bench.runs.naming import PROJECT_ROOT
+from tcm_bench.runs.naming import PROJECT_ROOT, choices
 from tcm_bench.runs.run import main
-from tcm_bench.runs.sweep import _refuse_nonsense
+from tcm_bench.runs.sweep import _refuse_nonsense, job_overrides
 
 
 def composed(*overrides: str, **options: bool):
@@ -98,6 +99,21 @@ def test_every_choice_of_the_sweeps_that_come_along_can_be_built(name):
         assert OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
         check_targets(cfg)
         assert not list(faults(limited(cfg)))  # such as a recipe without the margins that tcm=chosen takes from it
+
+
+def test_a_word_that_refers_to_a_value_means_that_of_each_job():
+    words = [
+        "+evidence=head_icons_vit,head_kanji_vit",
+        "seed=0,1",
+        "data.loader.validation_classes=${chosen.validation_classes}",
+    ]
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        config = compose("config", return_hydra_config=True)
+        OmegaConf.update(config, "hydra.overrides.task", words)
+        loader = GlobalHydra.instance().config_loader()
+        jobs = [loader.load_sweep_config(config, overrides) for overrides in job_overrides(config)]
+    assert [job.data.loader.validation_classes for job in jobs] == [48] * 4
+    assert choices(jobs[0].hydra, 0)["data.loader.validation_classes"] == words[2].partition("=")[2]
 
 
 @pytest.mark.parametrize(
