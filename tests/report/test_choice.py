@@ -40,8 +40,9 @@ def tried(run):
     return make
 
 
-def test_the_baseline_is_the_best_retrieval_and_tcm_the_least_opis_that_keeps_it(tried):
+def test_the_baseline_is_of_least_opis_among_those_of_best_retrieval_and_tcm_of_least_opis_that_keeps_it(tried):
     rows = [
+        tried("none", 0.3, (0.7195, 0.031)),  # retrieval as good, OPIS not
         tried("none", 0.1, (0.70, 0.020)),
         tried("none", 0.2, (0.72, 0.030)),
         tried(0.4, 0.1, (0.75, 0.001)),  # of another base setting
@@ -56,6 +57,14 @@ def test_the_baseline_is_the_best_retrieval_and_tcm_the_least_opis_that_keeps_it
     assert strict.tcm.opis_val == 0.025
     (none,) = choices(rows, tolerance=0.0)
     assert none.tcm is None
+
+
+def test_of_baselines_of_about_the_best_retrieval_the_one_of_least_opis_is_chosen(tried):
+    rows = [tried("none", lr, held) for lr, held in ((0.1, (0.72, 0.03)), (0.2, (0.7181, 0.02)), (0.3, (0.7179, 0.01)))]
+    (found,) = choices(rows)
+    assert (found.base.recall_val, found.base.opis_val) == (0.7181, 0.02)
+    (strict,) = choices(rows, tolerance=0.0)
+    assert strict.base.recall_val == 0.72
 
 
 def test_a_setting_of_fewer_seeds_is_not_chosen(tried):
