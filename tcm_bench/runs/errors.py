@@ -53,6 +53,17 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
+def not_compiled(error: BaseException) -> ConfigurationError | None:
+    """The sentence for a network that `torch.compile` cannot make; None for any other error."""
+    for cause in causes(error):
+        if type(cause).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            return ConfigurationError(
+                f"machine.compile=true: torch cannot compile the network here ({_first_line(cause)}); "
+                "machine.compile=false trains without"
+            )
+    return None
+
+
 def no_option(group: str, option: str, options: Sequence[str]) -> str:
     """An option that a group of the configuration does not have; parts of others (`_name`) are no options."""
     public = [name for name in options if not name.startswith("_")]

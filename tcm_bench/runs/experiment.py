@@ -26,6 +26,7 @@ from tcm_bench.data.table import FeatureTable, ImageTable, Splits
 from tcm_bench.evaluation.metric import EmbeddingMetric
 from tcm_bench.losses.objective import Objective
 from tcm_bench.models.embedder import Embedder
+from tcm_bench.multiplication import multiply
 from tcm_bench.process import is_first_process
 from tcm_bench.results.ledger import FEATURES, LAST_EPOCH, TEST, write_progress
 from tcm_bench.runs.build import ConfigurationError, build
@@ -112,6 +113,7 @@ def put_together(
         on_features: Told how many features of a frozen backbone are computed, and of how many.
     """
     torch.set_num_threads(cfg.machine.threads)
+    multiply("highest")  # torch's own default is TF32 in convolutions
     torch.set_flush_denormal(True)  # sigmoids of far pairs make denormals, which are a hundred times slower
     logging.captureWarnings(True)
     trusted = list(cfg.trusted_packages)
@@ -135,8 +137,11 @@ def put_together(
         head_lr_scale=cfg.optim.head_lr_scale,
         loss_lr_scale=cfg.optim.loss_lr_scale,
         chunk_size=cfg.machine.chunk_size,
+        matmul_precision=cfg.model.matmul_precision,
         seed=cfg.seed,
     )
+    if cfg.machine.compile:
+        module.embedder.compile()
     for metric in module.test_metrics.values():
         if isinstance(metric, EmbeddingMetric):
             metric.query, metric.gallery = roles(parts.data.splits.test)

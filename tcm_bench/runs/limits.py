@@ -136,6 +136,7 @@ LIMITS: Mapping[str, Limit] = {
     "data.loader.test_batch_size": whole(1),
     "data.train_transform.scale": several(RATE, "two shares of the area, low and high, as [0.08, 1.0]", count=2),
     "model.freeze": one_of("none", "batch_norm", "backbone"),
+    "model.matmul_precision": one_of("highest", "high", "medium"),
     "model.head.embedding_dim": whole(1, WIDEST),
     "model.backbone.input.size_px": whole(8, LARGEST_PX),
     "model.backbone.input.resize_px": whole(8, LARGEST_PX),

@@ -36,7 +36,7 @@ from tcm_bench.results import ledger
 from tcm_bench.runs import provenance
 from tcm_bench.runs.build import ConfigurationError, check_targets
 from tcm_bench.runs.checks import absent_data, check, check_devices
-from tcm_bench.runs.errors import causes, explain
+from tcm_bench.runs.errors import causes, explain, not_compiled
 from tcm_bench.runs.memory import out_of_memory
 from tcm_bench.runs.naming import CONFIG_NAME, DEBUG, PROJECT_ROOT, choices, plan
 
@@ -246,7 +246,7 @@ def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> le
             raise Preempted(NOTICE.given) from error
         log.debug("failed", exc_info=True)  # the traceback is for the file; the terminal gets a sentence
         doing = ledger.read_progress(run_dir)
-        told = out_of_memory(error, cfg, doing.stage if doing else None) or error
+        told = out_of_memory(error, cfg, doing.stage if doing else None) or not_compiled(error) or error
         row("failed", Measured(reason=f"{type(told).__name__}: {told}"))
         if told is error:
             raise

@@ -15,6 +15,7 @@ from torchmetrics import MetricCollection
 
 from tcm_bench.data.batch import Batch
 from tcm_bench.losses.pairs import UnusableBatch
+from tcm_bench.multiplication import Precision, multiplied, multiply
 from tcm_bench.training.diverged import Diverged, write_diverged
 from tcm_bench.training.schedules import Schedule
 
@@ -39,6 +40,7 @@ class RetrievalModule(pl.LightningModule):
         head_lr_scale: float = 1.0,
         loss_lr_scale: float = 1.0,
         chunk_size: int | None = None,
+        matmul_precision: Precision = "highest",
         seed: int = 0,
     ) -> None:
         """Take every part ready made.
@@ -53,6 +55,8 @@ class RetrievalModule(pl.LightningModule):
             loss_lr_scale: Rate of the objective's own parameters over that of the backbone.
             chunk_size: Embed a batch in pieces of this many items and keep no activations, so that the memory of a
                 step does not grow with the batch; the gradient is the same. None: whole.
+            matmul_precision: Of the float32 products of the embedder, forward and backward; those of the objective and
+                of the metrics are exact.
             seed: Of what is random in a network, such as dropout.
         """
         super().__init__()
@@ -74,16 +78,18 @@ class RetrievalModule(pl.LightningModule):
         self.head_lr_scale = head_lr_scale
         self.loss_lr_scale = loss_lr_scale
         self.chunk_size = chunk_size
+        self.matmul_precision = matmul_precision
         self.seed = seed
         self.terms: list[Tensor] = []  # of the epoch's steps; Lightning's own averaging costs 7 ms a step
         self.last: tuple[int, int, Tensor] | None = None  # epoch, number of the batch, labels and indices of its items
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Embeddings of a batch, by chunks if asked, float32 whatever the precision of the network."""
-        if self.chunk_size is None:
-            return self.embedder(inputs).float()
-        chunks = [checkpoint(self.embedder, chunk, use_reentrant=False) for chunk in inputs.split(self.chunk_size)]
-        return torch.cat(chunks).float()
+        with multiplied(self.matmul_precision):
+            if self.chunk_size is None or not self.training:
+                return self.embedder(inputs).float()
+            chunks = [checkpoint(self.embedder, chunk, use_reentrant=False) for chunk in inputs.split(self.chunk_size)]
+            return torch.cat(chunks).float()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the terms of the epoch so far, which its mean is taken of."""
@@ -107,6 +113,8 @@ class RetrievalModule(pl.LightningModule):
         """
         self.seed_step(self.current_epoch, batch_idx, self.global_rank)
         embeddings, items = self.embed(batch.inputs), torch.stack([batch.labels, batch.indices], dim=1)
+        if embeddings.requires_grad:  # backwards the network comes after the objective, which ends with this gradient
+            embeddings.register_hook(lambda _: multiply(self.matmul_precision))
         if self.trainer.world_size > 1:
             embeddings, items = self._gathered(embeddings, sync_grads=True), self._gathered(items)
         self.last = self.current_epoch, batch_idx, items
@@ -125,6 +133,10 @@ class RetrievalModule(pl.LightningModule):
             self.log_dict(logged, on_step=False, on_epoch=True, batch_size=len(labels))
         return terms["loss"]
 
+    def on_after_backward(self) -> None:
+        """Multiply exactly again, see `training_step`."""
+        multiply("highest")
+
     def seed_step(self, epoch: int, batch_idx: int, rank: int = 0) -> None:
         """Make what is random in a network a function of the step, so that a resumed run, or a replay, has the same."""
         torch.manual_seed(hash((self.seed, epoch, batch_idx, rank)) % 2**63)
@@ -139,7 +151,7 @@ class RetrievalModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Gather embeddings of held-out training classes."""
-        self.val_metrics.update(self.embedder(batch.inputs).float(), batch.labels, batch.indices)
+        self.val_metrics.update(self.embed(batch.inputs), batch.labels, batch.indices)
 
     def on_validation_epoch_end(self) -> None:
         """Compute and log the validation metrics."""
@@ -148,7 +160,7 @@ class RetrievalModule(pl.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Gather embeddings of unseen (loader 0), of seen (1) and of held-out classes (2, if there are any)."""
-        self._tested[dataloader_idx].update(self.embedder(batch.inputs).float(), batch.labels, batch.indices)
+        self._tested[dataloader_idx].update(self.embed(batch.inputs), batch.labels, batch.indices)
 
     def on_test_epoch_end(self) -> None:
         """Compute the metrics where the rows are; they, and the rows, stay for whoever wants them."""

@@ -196,6 +196,7 @@ RANGES = [  # refused by its value alone: put into a configuration that was comp
     ("trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch must be"),
     ("data=omniglot data.split_seed=1", "would part those that data.loader.held_out_together=4 says are related"),
     ("trainer.precision=16x", "trainer.precision must be one of 32-true"),
+    ("model.matmul_precision=tf32", "model.matmul_precision must be one of highest, high, medium"),
     ("optim.head_lr_scale=-1", "optim.head_lr_scale must be a number above 0"),
     ("optim.head_lr_scale=0", "optim.head_lr_scale must be a number above 0"),
     ("optim.optimizer.lr=-1", "optim.optimizer.lr must be a number above 0"),

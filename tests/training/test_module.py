@@ -18,12 +18,14 @@ from tcm_bench.losses.smooth_ap import SmoothAP
 from tcm_bench.losses.tcm import TCM
 from tcm_bench.models.embedder import Embedder
 from tcm_bench.models.head import Head
+from tcm_bench.multiplication import multiply
 from tcm_bench.training.diverged import read_diverged
 from tcm_bench.training.module import RetrievalModule
 from tcm_bench.training.schedules import Cosine, MultiStep
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training")
 
+WAYS = ("forward", "backward")
 LABELS = torch.arange(7).repeat_interleave(2)[:13]  # the last class is lonely
 
 
@@ -127,6 +129,43 @@ def trained(part: RetrievalModule, epochs: int, batches: int, **settings) -> tup
     )
     trainer.fit(part, loader, val_dataloaders=[])
     return trainer, steps.rates
+
+
+class Noting(torch.autograd.Function):
+    """The identity; notes how matrices are multiplied when it is passed, forward and backward."""
+
+    @staticmethod
+    def forward(ctx, x, name, noted):
+        ctx.name, ctx.noted = name, noted
+        noted.append((name, "forward", torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        ctx.noted.append((ctx.name, "backward", torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        return gradient, None, None
+
+
+@pytest.mark.parametrize("chunk_size", [None, 5])
+def test_only_the_networks_own_products_may_be_rounded(chunk_size):
+    noted = []
+
+    class Layer(SmallBackbone):
+        def forward(self, images):
+            return Noting.apply(super().forward(images), "network", noted)
+
+    class Loss(SmoothAP):
+        def forward(self, pairs):
+            return Noting.apply(super().forward(pairs), "loss", noted)
+
+    part = module(Loss(), matmul_precision="high", chunk_size=chunk_size)
+    part.embedder.backbone = Layer()
+    part.embedder.train()
+    multiply("highest")
+    trained(part, epochs=1, batches=2)
+    assert {one for one in noted if one[0] == "network"} == {("network", way, "high", True) for way in WAYS}
+    assert {one for one in noted if one[0] == "loss"} == {("loss", way, "highest", False) for way in WAYS}
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_head_and_proxies_learn_at_their_own_rates_and_the_backbone_at_the_base_rate():

@@ -10,6 +10,8 @@ import torch.distributed as dist
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from tcm_bench.multiplication import multiplied
+
 T = TypeVar("T")
 
 
@@ -23,11 +25,10 @@ def in_threads(work: Callable[[], T], device: torch.device, stop: threading.Even
     """
     team = torch.get_num_threads()
     threads = team if device.type == "cpu" else 1
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")  # the error bound knows neither TF32 nor bfloat16
     torch.set_num_threads(1)
+    exact = multiplied("highest")  # the error bound knows neither TF32 nor bfloat16
     try:
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        with exact, threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
             futures = [pool.submit(work) for _ in range(threads)]
             found = []
             try:
@@ -40,7 +41,6 @@ def in_threads(work: Callable[[], T], device: torch.device, stop: threading.Even
                     stop.set()
     finally:
         torch.set_num_threads(team)
-        torch.set_float32_matmul_precision(precision)
 
 
 class Processes:
