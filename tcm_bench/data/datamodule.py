@@ -267,6 +267,17 @@ class RetrievalData(L.LightningDataModule):
         batch = Batch(*(tensor.to(device) for tensor in self._augmented[BatchIndices(epoch, list(rows))]))
         return self._normalized(batch, self._augmented)
 
+    def unseen(self, device: torch.device) -> Iterator[Batch]:
+        """This process's share of the test items, in batches that are ready for the network."""
+        loader, *_ = self.test_dataloader()
+        for batch in loader:
+            yield self._normalized(Batch(*(tensor.to(device) for tensor in batch)), self._unseen)
+
+    @property
+    def test_transform(self) -> ImageTransform | None:
+        """Of the test images; None if there are vectors instead."""
+        return self._unseen.transform
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         """Make pixels the network's input, where the network is: loaders ship bytes, a quarter of the floats."""
         dataset = self._augmented if self.trainer is not None and self.trainer.training else self._known

@@ -92,7 +92,7 @@ def frozen_features(
     file = cached_array(
         "backbone features",
         cache_dir,
-        _decisive(backbone, splits, transform, device),
+        decisive(backbone, splits, transform, device),
         shape,
         "<f4",
         lambda: _features(backbone.for_inference(), splits, transform, batch_size, num_workers, device),
@@ -110,8 +110,8 @@ def frozen_features(
     )
 
 
-def _decisive(backbone: FrozenBackbone, splits: Splits, transform: Transform, device: torch.device) -> dict[str, Any]:
-    """All that decides the vectors."""
+def decisive(backbone: FrozenBackbone, splits: Splits, transform: Transform, device: torch.device) -> dict[str, Any]:
+    """All that decides the backbone's vectors, as plain values."""
     return {
         "format": CACHE_FORMAT,
         "backbone": backbone.identity,

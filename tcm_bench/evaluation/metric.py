@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from tcm_bench.evaluation.evaluate import Evaluation, evaluate
-from tcm_bench.evaluation.retrieval import precision_at_r
+from tcm_bench.evaluation.retrieval import precision_at_r, recall_at_k
 from tcm_bench.evaluation.settings import Settings
 
 
@@ -136,3 +136,15 @@ class PrecisionAtRMetric(EmbeddingMetric):
     ) -> dict[str, Tensor]:
         """``map_at_r`` and ``r_precision``."""
         return precision_at_r(embeddings, labels, query=query, gallery=gallery)._asdict()
+
+
+class RecallMetric(EmbeddingMetric):
+    """R@1 alone; see :func:`tcm_bench.evaluation.retrieval.recall_at_k`."""
+
+    higher_is_better = True
+
+    def evaluate(
+        self, embeddings: Tensor, labels: Tensor, query: Tensor | None = None, gallery: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """``recall_at_1``."""
+        return {"recall_at_1": recall_at_k(embeddings, labels, query=query, gallery=gallery)}

@@ -28,7 +28,8 @@ EMBEDDINGS = "test_embeddings.safetensors"  # embeddings (items, dim), labels an
 WEIGHTS = "weights.safetensors"  # of the network that made them
 CONFIG = "config.yaml"  # the run's configuration, resolved
 EVALUATION = "evaluation.json"  # what the embeddings came to; see `tcm_bench.evaluation.files`
-FEATURES, TRAIN, VALIDATE, TEST = "features", "train", "validate", "test"  # what a run does, one after the other
+# What a run does, one after the other.
+FEATURES, BEFORE, TRAIN, VALIDATE, TEST = "features", "before", "train", "validate", "test"
 LAST_EPOCH = "last epoch"  # whose weights are evaluated unless others are asked for
 
 Status = Literal["finished", "failed", "interrupted", "debug"]

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import math
 import pickle
 import sys
 import warnings
@@ -20,10 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 from torchmetrics import MetricCollection
 
 from tcm_bench.data.datamodule import RetrievalData
-from tcm_bench.data.features import frozen_features
+from tcm_bench.data.features import decisive, frozen_features
 from tcm_bench.data.redraw import redrawn
 from tcm_bench.data.table import FeatureTable, ImageTable, Splits
-from tcm_bench.evaluation.metric import EmbeddingMetric
+from tcm_bench.evaluation.metric import EmbeddingMetric, RecallMetric
 from tcm_bench.losses.objective import Objective
 from tcm_bench.models.embedder import Embedder
 from tcm_bench.multiplication import multiply
@@ -32,8 +31,9 @@ from tcm_bench.results.ledger import FEATURES, LAST_EPOCH, TEST, write_progress
 from tcm_bench.runs.build import ConfigurationError, build
 from tcm_bench.runs.debug import few
 from tcm_bench.runs.naming import DEBUG
-from tcm_bench.runs.outcome import Measured, measured, recall_before, roles, store
+from tcm_bench.runs.outcome import Measured, measured, roles, store
 from tcm_bench.runs.watchers import describe
+from tcm_bench.training.before import RecallBefore
 from tcm_bench.training.callbacks import BEST, CHECKPOINT, PREVIOUS, BestWeights
 from tcm_bench.training.diverged import DIVERGED
 from tcm_bench.training.module import RetrievalModule
@@ -86,9 +86,9 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
     with warnings.catch_warnings():
         for known in HARMLESS:
             warnings.filterwarnings("ignore", message=known)
+        before = _before(cfg, run_dir, parts, device)
         best = BestWeights(run_dir) if cfg.selection == "best" else None
-        trainer = _trainer(cfg, trusted, run_dir, loggers, [best] if best else [])
-        before = recall_before(parts.data, parts.embedder, device) if is_first_process() else math.nan
+        trainer = _trainer(cfg, trusted, run_dir, loggers, [before, *([best] if best else [])])
         checkpoints = [run_dir / name for name in (CHECKPOINT, PREVIOUS)]
         # If forced, another process may be about to delete them; limited in steps, Lightning goes on elsewhere.
         starts_over = cfg.force or trainer.max_steps != -1
@@ -100,7 +100,7 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
         write_progress(run_dir, TEST)
         trainer.test(module, datamodule=parts.data, verbose=False)
     intervals = store(run_dir, module)
-    return measured(module, parts.data, parts.identity, before, intervals, selection)
+    return measured(module, parts.data, parts.identity, before.value, intervals, selection)
 
 
 def put_together(
@@ -196,6 +196,17 @@ def _assemble(
     else:
         embedder = Embedder(backbone, make_head, freeze=cfg.model.freeze)
     return Parts(data, embedder, identity)
+
+
+def _before(cfg: DictConfig, run_dir: Path, parts: Parts, device: str) -> RecallBefore:
+    """The measurement before training; of images it is kept for all runs that start from the same network."""
+    metric = RecallMetric()
+    metric.query, metric.gallery = roles(parts.data.splits.test)
+    of = None
+    if (transform := parts.data.test_transform) is not None:
+        of = decisive(cast(Any, parts.embedder.backbone), parts.data.splits, transform, torch.device(device))
+        of |= {"precision": cfg.trainer.precision}
+    return RecallBefore(run_dir, metric, Path(cfg.paths.cache_dir), of)
 
 
 def _is_whole(checkpoint: Path) -> bool:

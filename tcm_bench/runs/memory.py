@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
-from tcm_bench.results.ledger import FEATURES, TEST, TRAIN, VALIDATE
+from tcm_bench.results.ledger import BEFORE, FEATURES, TEST, TRAIN, VALIDATE
 from tcm_bench.runs.errors import causes
 
 # torch on a CUDA or Apple GPU, cuBLAS and cuDNN, torch on a CPU; numpy raises MemoryError, fork an OSError.
@@ -17,6 +17,7 @@ SIGNS = re.compile(
 WANTED = re.compile(r"tried to allocate ([\d.]+ \w+)|unable to allocate ([\d.]+ \w+)", re.IGNORECASE)
 DOING = {
     FEATURES: "the features of the frozen backbone were computed",
+    BEFORE: "the untrained network was measured",
     TRAIN: "training",
     VALIDATE: "the held-out classes were measured",
     TEST: "the network was measured",
@@ -68,11 +69,11 @@ def _remedies(cfg: DictConfig, stage: str | None) -> Iterator[str]:
             f"a smaller batch than data.loader.classes_per_batch={classes} x data.loader.images_per_class={images} = "
             f"{size}, or trainer.precision=bf16-mixed instead of {cfg.trainer.precision}, makes another run"
         )
-    elif stage in (VALIDATE, TEST):
+    elif stage in (BEFORE, VALIDATE, TEST):
         if machine.test_batch_size > 1:
             fewer = max(machine.test_batch_size // 4, 1)
             yield f"machine.test_batch_size={fewer} instead of {machine.test_batch_size} changes no number"
-        if dim := cfg.model.head.get("embedding_dim"):
+        if stage != BEFORE and (dim := cfg.model.head.get("embedding_dim")):
             yield f"a smaller model.head.embedding_dim than {dim} makes another run"
     if machine.num_workers or machine.image_cache_gb:
         yield f"machine.num_workers={machine.num_workers} processes hold images, too, in /dev/shm"

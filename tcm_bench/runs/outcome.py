@@ -6,18 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch import Tensor
 from torchmetrics import MetricCollection
 
-from tcm_bench.data.batch import Batch
 from tcm_bench.data.datamodule import RetrievalData
 from tcm_bench.data.table import Table
 from tcm_bench.evaluation.evaluate import Evaluation
 from tcm_bench.evaluation.files import plain, write_evaluation
 from tcm_bench.evaluation.metric import EmbeddingMetric, EvaluationMetric
-from tcm_bench.evaluation.retrieval import recall_at_k
-from tcm_bench.models.embedder import Embedder
 from tcm_bench.process import is_first_process
 from tcm_bench.results.ledger import EMBEDDINGS, LAST_EPOCH, WEIGHTS
 from tcm_bench.tensors import write_tensors
@@ -38,21 +34,6 @@ class Measured:
     data_hash: str | None = None
 
 
-@torch.no_grad()  # not inference_mode: parameters moved to a GPU in it could not be trained
-def recall_before(data: RetrievalData, embedder: Embedder, device: str) -> float:
-    """R@1 on the test classes of the features that training starts from."""
-    unseen, *_ = data.test_dataloader()
-    backbone = (embedder.backbone or nn.Identity()).to(device).eval()
-    rows = []
-    for batch in unseen:
-        batch = data.on_after_batch_transfer(Batch(*(tensor.to(device) for tensor in batch)))
-        rows.append((normalize(backbone(batch.inputs).float()), batch.labels, batch.indices))
-    embedder.train()
-    features, labels, indices = (torch.cat(column) for column in zip(*rows, strict=True))
-    query, gallery = (None if role is None else role.to(device)[indices] for role in roles(data.splits.test))
-    return float(recall_at_k(features, labels, query=query, gallery=gallery))
-
-
 def roles(table: Table) -> tuple[Tensor | None, Tensor | None]:
     """Which rows of a table are queries and which are searched, if it says."""
     query, gallery = (None if role is None else torch.from_numpy(role) for role in (table.query, table.gallery))
@@ -63,7 +44,7 @@ def measured(
     module: RetrievalModule,
     data: RetrievalData,
     identity: dict[str, Any],
-    before: float,
+    before: float | None,
     intervals: Mapping[str, Any],
     selection: str,
 ) -> Measured:
@@ -73,7 +54,7 @@ def measured(
         module: Trained and tested.
         data: What it was trained and tested on.
         identity: Names the backbone and its weights.
-        before: See `recall_before`.
+        before: R@1 before training.
         intervals: See `store`.
         selection: Which weights it has.
     """
