@@ -33,17 +33,29 @@ class TableDataset(Dataset[Batch]):
         table: Images or features.
         transform: Applied to each image; not used for features.
         seed: Of the transform.
+        classes: Those that are there, in the order in which they are numbered from 0; None: all, as the table does.
 
     Raises:
         ValueError: If the table holds images and there is no transform.
     """
 
-    def __init__(self, table: Table, transform: ImageTransform | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        table: Table,
+        transform: ImageTransform | None = None,
+        seed: int = 0,
+        classes: np.ndarray | None = None,
+    ) -> None:
         if not isinstance(table, FeatureTable) and transform is None:
             raise ValueError(f"{type(table).__name__} holds images: a transform to tensors is needed, got none")
         self.table = table
         self.transform = transform
         self.seed = seed
+        self.labels = table.labels
+        if classes is not None:
+            numbers = np.full(table.num_classes, -1)
+            numbers[classes] = np.arange(len(classes))
+            self.labels = numbers[table.labels]
 
     def __len__(self) -> int:
         """Number of items."""
@@ -56,7 +68,7 @@ class TableDataset(Dataset[Batch]):
             inputs = torch.from_numpy(np.asarray(self.table.features[rows], dtype=np.float32))
         else:
             inputs = self._images(indices)
-        return Batch(inputs, torch.from_numpy(self.table.labels[rows]), torch.from_numpy(rows))
+        return Batch(inputs, torch.from_numpy(self.labels[rows]), torch.from_numpy(rows))
 
     def _images(self, indices: BatchIndices) -> Tensor:
         """The images of these rows, each written to its place while it is fresh."""
@@ -214,7 +226,8 @@ class RetrievalData(L.LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
         self.test_batch_size = test_batch_size
-        self._augmented = TableDataset(splits.train, train_transform, seed)
+        # Numbered anew, for a loss with proxies has none of the classes that are held out.
+        self._augmented = TableDataset(splits.train, train_transform, seed, self.train_classes)
         self._known = TableDataset(splits.train, test_transform)
         self._unseen = TableDataset(splits.test, test_transform)
         self.classes_per_batch, self.images_per_class = self._batch(classes_per_batch, images_per_class)

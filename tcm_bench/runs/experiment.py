@@ -124,8 +124,8 @@ def put_together(
         splits = few(
             splits, cfg.debug.classes, cfg.debug.images_per_class, cfg.data.loader.get("validation_classes", 0)
         )
-    counted = _with_number_of_classes(cfg, splits)
     parts = _assemble(cfg, trusted, splits, on_features)
+    counted = _with_number_of_classes(cfg, parts.data)
     metrics = {name: build(node, trusted) for name, node in cfg.metrics.items()}
     _seed(cfg)
     module = RetrievalModule(
@@ -255,13 +255,13 @@ def _check_number_of_classes(cfg: DictConfig, splits: Splits) -> None:
         )
 
 
-def _with_number_of_classes(cfg: DictConfig, splits: Splits) -> DictConfig:
-    """A copy of the configuration that says how many training classes there are, which a loss with proxies asks.
+def _with_number_of_classes(cfg: DictConfig, data: RetrievalData) -> DictConfig:
+    """A copy of the configuration that says how many classes are trained on, which a loss with proxies asks.
 
     The run keeps its name: that is taken from `cfg`, and the data decide the number.
     """
     counted = copy.deepcopy(cfg)
-    OmegaConf.update(counted, "data.num_train_classes", splits.train.num_classes, force_add=True)
+    OmegaConf.update(counted, "data.num_train_classes", len(data.train_classes), force_add=True)
     return counted
 
 

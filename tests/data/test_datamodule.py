@@ -246,7 +246,10 @@ def test_held_out_and_seen_classes_are_fixed_and_apart():
         return set(torch.cat([batch.labels for batch in loader]).tolist())
 
     assert labels(module.val_dataloader()) == {2, 6, 10}
-    assert labels(module.train_dataloader()) == set(range(12)) - {2, 6, 10}
+    assert module.train_classes.tolist() == sorted(set(range(12)) - {2, 6, 10})
+    for batch in module.train_dataloader():  # numbered anew
+        assert module.train_classes[batch.labels].tolist() == module.splits.train.labels[batch.indices].tolist()
+    assert labels(module.train_dataloader()) == set(range(9))
     assert labels(module.test_dataloader()[1]) == set(module.seen_classes)
     assert len(module.seen_classes) == 4
     assert labels(features(seen_classes=500).test_dataloader()[1]) == set(range(12))

@@ -19,6 +19,7 @@ from vectors import SMALL, command, head, wait_for, write_vectors
 from tcm_bench.process import PREEMPTED
 from tcm_bench.results import ledger
 from tcm_bench.runs.build import ConfigurationError
+from tcm_bench.runs.experiment import put_together
 from tcm_bench.runs.run import execute, main, summary
 
 
@@ -195,6 +196,12 @@ def test_small_networks_train_from_pixels(tmp_path, loss, backbone):
     assert result.status == "finished"
     assert 0 < result.metrics["recall_at_1"] < 1
     assert result.network["architecture"]
+
+
+def test_a_class_that_is_held_out_has_no_proxy(tmp_path, vectors):
+    for held_out, proxies in ((0, 12), (3, 9)):
+        cfg, _ = composed(tmp_path, *head(vectors), "loss=proxy_anchor", f"data.loader.validation_classes={held_out}")
+        assert put_together(cfg)[0].objective.base.loss.proxies.shape == (proxies, 16)
 
 
 def test_another_draw_of_the_classes_is_another_run_that_tests_on_others(tmp_path):
