@@ -83,7 +83,7 @@ def report(
 def choose(
     names: Annotated[list[str], typer.Argument(help="Sweeps whose runs hold out classes for validation.")],
     output_dir: OutputDir,
-    tolerance: Annotated[float, typer.Option(help="By how many points R@1 may fall.")] = 0.2,
+    tolerance: Annotated[float, typer.Option(help="By how many points R@1 may lie below.")] = 0.2,
 ) -> None:
     """Choose settings by the held-out classes of sweeps' runs: a table here, and report/NAMES-choice.csv and .md."""
     planned = dict.fromkeys(run.run_id for name in names for run in _planned(name, output_dir))
@@ -132,13 +132,13 @@ def replay(
     typer.echo(f"weights not finite: {', '.join(found.broken_weights) or 'none'}")
     typer.echo(f"embeddings not finite: {int(bad.sum())} of {len(bad)}")
     typer.echo("items, as class: rows of the training table (* not finite)")
-    for name in stopped.labels.unique().tolist():
+    for number in sorted(set(found.classes)):
         rows = [
             f"{row}{'*' * is_bad}"
-            for row, label, is_bad in zip(stopped.indices.tolist(), stopped.labels.tolist(), bad.tolist(), strict=True)
-            if label == name
+            for row, label, is_bad in zip(stopped.indices.tolist(), found.classes, bad.tolist(), strict=True)
+            if label == number
         ]
-        typer.echo(f"  {name}: {' '.join(rows)}")
+        typer.echo(f"  {number}: {' '.join(rows)}")
 
 
 def console() -> Console:

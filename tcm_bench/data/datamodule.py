@@ -222,12 +222,14 @@ class RetrievalData(L.LightningDataModule):
         families = _evenly_spaced(np.arange(available // held_out_together), validation_classes // held_out_together)
         self.validation_classes = (families[:, None] * held_out_together + np.arange(held_out_together)).flatten()
         self.train_classes = np.setdiff1d(np.arange(available), self.validation_classes)
+        images = np.bincount(splits.train.labels, minlength=available)
+        self.drawn_classes = self.train_classes[images[self.train_classes] >= 2]  # a single image has no positive pair
         self.seen_classes = _evenly_spaced(self.train_classes, seen_classes)
         self.seed = seed
         self.num_workers = num_workers
         self.test_batch_size = test_batch_size
-        # Numbered anew, for a loss with proxies has none of the classes that are held out.
-        self._augmented = TableDataset(splits.train, train_transform, seed, self.train_classes)
+        # Numbered anew, for a loss with proxies has none of the classes that are never drawn.
+        self._augmented = TableDataset(splits.train, train_transform, seed, self.drawn_classes)
         self._known = TableDataset(splits.train, test_transform)
         self._unseen = TableDataset(splits.test, test_transform)
         self.classes_per_batch, self.images_per_class = self._batch(classes_per_batch, images_per_class)

@@ -119,6 +119,7 @@ def decisive(backbone: FrozenBackbone, splits: Splits, transform: Transform, dev
         "data": splits.fingerprint,
         "device": device.type,
         "torch": torch.__version__,
+        **({"convolutions": "float32"} if device.type == "cuda" else {}),  # once they were TF32
     }
 
 

@@ -95,7 +95,7 @@ def _tried(of: tuple[str, ...], key: tuple[str, str], runs: Sequence[Result]) ->
 
 
 def _chosen(tried: list[Tried], tolerance: float) -> Choice:
-    bases = [one for one in tried if not one.tcm and not math.isnan(one.recall_val)]
+    bases = [one for one in tried if not one.tcm and not math.isnan(one.recall_val + one.opis_val)]
     if not bases:
         return Choice(tried, None, None)
     # A mean over fewer seeds than the others' may be lucky.

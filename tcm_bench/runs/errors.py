@@ -56,7 +56,9 @@ def explain(error: BaseException) -> str | None:
 def not_compiled(error: BaseException) -> ConfigurationError | None:
     """The sentence for a network that `torch.compile` cannot make; None for any other error."""
     for cause in causes(error):
-        if type(cause).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        kind = type(cause)
+        # TorchRuntimeError is a fault of the network itself, which torch met on its way through it.
+        if kind.__module__.startswith(("torch._dynamo", "torch._inductor")) and kind.__name__ != "TorchRuntimeError":
             return ConfigurationError(
                 f"machine.compile=true: torch cannot compile the network here ({_first_line(cause)}); "
                 "machine.compile=false trains without"

@@ -141,6 +141,7 @@ def put_together(
         seed=cfg.seed,
     )
     if cfg.machine.compile:
+        torch.compiler.reset()  # torch compiles so many networks in a process and leaves further ones as they are
         module.embedder.compile()
     for metric in module.test_metrics.values():
         if isinstance(metric, EmbeddingMetric):
@@ -203,7 +204,8 @@ def _before(cfg: DictConfig, run_dir: Path, parts: Parts, device: str) -> Recall
     metric = RecallMetric()
     metric.query, metric.gallery = roles(parts.data.splits.test)
     of = None
-    if (transform := parts.data.test_transform) is not None:
+    # Code of one's own says by no setting that it has changed.
+    if (transform := parts.data.test_transform) is not None and not cfg.trusted_packages:
         of = decisive(cast(Any, parts.embedder.backbone), parts.data.splits, transform, torch.device(device))
         of |= {"precision": cfg.trainer.precision}
     return RecallBefore(run_dir, metric, Path(cfg.paths.cache_dir), of)
@@ -256,12 +258,12 @@ def _check_number_of_classes(cfg: DictConfig, splits: Splits) -> None:
 
 
 def _with_number_of_classes(cfg: DictConfig, data: RetrievalData) -> DictConfig:
-    """A copy of the configuration that says how many classes are trained on, which a loss with proxies asks.
+    """A copy of the configuration that says how many classes are drawn from, which a loss with proxies asks.
 
     The run keeps its name: that is taken from `cfg`, and the data decide the number.
     """
     counted = copy.deepcopy(cfg)
-    OmegaConf.update(counted, "data.num_train_classes", len(data.train_classes), force_add=True)
+    OmegaConf.update(counted, "data.num_train_classes", len(data.drawn_classes), force_add=True)
     return counted
 
 

@@ -124,7 +124,7 @@ def _by_hand(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
         key = key.partition("@")[0]
         if key in ("seed", *FACTORS.values()) or re.split(r"[./]", key)[0] not in (*SCIENCE, "experiment", DEBUG):
             continue
-        value = value.replace("\\{", "{").replace("\\}", "}")  # a sweep hands them on escaped
+        value = re.sub(r"\\(.)", r"\1", value) if "${" in value.replace("\\", "") else value  # escaped by a sweep
         yield key, Path(value).name if key in PLACES else value
 
 

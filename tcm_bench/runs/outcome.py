@@ -1,4 +1,4 @@
-"""What comes of a trained network: what is measured before and after, and the files that a run keeps of it."""
+"""What comes of a trained network: what was measured, and the files that a run keeps of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -23,12 +23,14 @@ class Replayed:
         stopped: The first time.
         terms: Of the objective, by name.
         embeddings: Of the items, float32 ``(items, dim)``, with their graph.
+        classes: Of the items, in the training table; a batch's labels number only the classes that are drawn from.
         broken_weights: Names of the parameters that were not finite before the step.
     """
 
     stopped: Diverged
     terms: dict[str, float]
     embeddings: Tensor
+    classes: list[int]
     broken_weights: list[str]
 
 
@@ -63,4 +65,5 @@ def replayed(run_dir: Path, trusted: Sequence[str] = ()) -> Replayed:
             terms = {name: float(term) for name, term in module.objective(embeddings, batch.labels).items()}
         except UnusableBatch as error:
             terms = error.terms
-    return Replayed(stopped, terms, embeddings, module.broken_weights())
+    classes = parts.data.splits.train.labels[stopped.indices.numpy()].tolist()
+    return Replayed(stopped, terms, embeddings, classes, module.broken_weights())

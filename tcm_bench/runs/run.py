@@ -246,7 +246,8 @@ def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> le
             raise Preempted(NOTICE.given) from error
         log.debug("failed", exc_info=True)  # the traceback is for the file; the terminal gets a sentence
         doing = ledger.read_progress(run_dir)
-        told = out_of_memory(error, cfg, doing.stage if doing else None) or not_compiled(error) or error
+        compiler = not_compiled(error) if cfg.machine.compile else None
+        told = compiler or out_of_memory(error, cfg, doing.stage if doing else None) or error
         row("failed", Measured(reason=f"{type(told).__name__}: {told}"))
         if told is error:
             raise

@@ -138,16 +138,13 @@ def job_overrides(config: DictConfig) -> list[list[str]]:
         config: The sweep's composed configuration, Hydra's own node included.
     """
     loader = GlobalHydra.instance().config_loader()
-    sweeper, task = (_as_given(node) for node in (config.hydra.sweeper, config.hydra.overrides.task))
-    swept = [f"{key}={value}" for key, value in (sweeper["params"] or {}).items()]
+    swept = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    # As they were given: what refers to other values is for each job to resolve, whose values are others.
+    task = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    assert isinstance(task, list)
     parsed = OverridesParser.create(config_loader=loader).parse_overrides([*swept, *task])
     batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return [list(overrides) for batch in batches for overrides in batch]
-
-
-def _as_given(node: Any) -> Any:
-    """A node as plain containers; what refers to other values is for each job to resolve, whose values are others."""
-    return OmegaConf.to_container(node, resolve=False)
 
 
 def _refuse_nonsense(jobs: list[DictConfig]) -> None:

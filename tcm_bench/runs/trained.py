@@ -22,6 +22,7 @@ from tcm_bench.data.transforms import ImageTransform
 from tcm_bench.files import replacing
 from tcm_bench.models.embedder import Embedder
 from tcm_bench.models.state import load_exactly
+from tcm_bench.multiplication import multiply
 from tcm_bench.results.ledger import CONFIG, WEIGHTS, read_result
 from tcm_bench.runs.build import build
 
@@ -85,6 +86,8 @@ def embedded(
             else (f"vectors: give a file of them ({', '.join(VECTORS)})")
         )
         raise ValueError(f"{place} is not what {run_dir} embeds, which is {taken}")
+    is_frozen = takes_images and cfg.model.freeze == "backbone"  # whose features the run had in float32
+    multiply("highest" if is_frozen else OmegaConf.select(cfg, "model.matmul_precision", default="highest"))
     if not takes_images:
         return _of_vectors(cfg, run_dir, place, trusted, device, batch_size, on_progress)
     found = new_images(place)

@@ -59,7 +59,7 @@ class RecallBefore(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure it, unless the first process knows it already."""
         self.value = trainer.strategy.broadcast(self._known())
-        if self.value is not None:
+        if self.value is not None or trainer.ckpt_path:  # a checkpoint without it: nothing is untrained any more
             return
         write_progress(self.run_dir, BEFORE)
         self.value = self._measured(trainer, pl_module)

@@ -21,7 +21,7 @@ class Diverged(NamedTuple):
         batch: Of the epoch, from 0.
         step: Optimizer steps taken before.
         indices: Row of each item of the batch in the training table; of the whole batch if processes shared it.
-        labels: Class of each item.
+        labels: Of each item, as the loss had them: the number of its class among those that are drawn from.
         terms: Of the objective, by name; empty if training stopped at the weights that the batch had left.
         state: Parameters and buffers of the module as they were.
     """

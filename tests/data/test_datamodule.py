@@ -250,6 +250,7 @@ def test_held_out_and_seen_classes_are_fixed_and_apart():
     for batch in module.train_dataloader():  # numbered anew
         assert module.train_classes[batch.labels].tolist() == module.splits.train.labels[batch.indices].tolist()
     assert labels(module.train_dataloader()) == set(range(9))
+    assert module.drawn_classes.tolist() == module.train_classes.tolist()
     assert labels(module.test_dataloader()[1]) == set(module.seen_classes)
     assert len(module.seen_classes) == 4
     assert labels(features(seen_classes=500).test_dataloader()[1]) == set(range(12))

@@ -60,7 +60,8 @@ def test_the_baseline_is_of_least_opis_among_those_of_best_retrieval_and_tcm_of_
 
 
 def test_of_baselines_of_about_the_best_retrieval_the_one_of_least_opis_is_chosen(tried):
-    rows = [tried("none", lr, held) for lr, held in ((0.1, (0.72, 0.03)), (0.2, (0.7181, 0.02)), (0.3, (0.7179, 0.01)))]
+    held_out = [(0.72, None), (0.72, 0.03), (0.7181, 0.02), (0.7179, 0.01)]  # the first of undefined OPIS
+    rows = [tried("none", lr, one) for lr, one in enumerate(held_out)]
     (found,) = choices(rows)
     assert (found.base.recall_val, found.base.opis_val) == (0.7181, 0.02)
     (strict,) = choices(rows, tolerance=0.0)
