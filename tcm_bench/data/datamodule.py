@@ -288,11 +288,6 @@ class RetrievalData(L.LightningDataModule):
         for batch in loader:
             yield self._normalized(Batch(*(tensor.to(device) for tensor in batch)), self._unseen)
 
-    @property
-    def test_transform(self) -> ImageTransform | None:
-        """Of the test images; None if there are vectors instead."""
-        return self._unseen.transform
-
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         """Make pixels the network's input, where the network is: loaders ship bytes, a quarter of the floats."""
         dataset = self._augmented if self.trainer is not None and self.trainer.training else self._known

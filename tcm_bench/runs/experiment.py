@@ -62,11 +62,13 @@ class Parts:
         data: Loaders over images, or over vectors.
         embedder: The network that is trained.
         identity: Names the backbone and its weights; empty if the data came as vectors.
+        start: All that decides the features that training starts from; empty if the data came as vectors.
     """
 
     data: RetrievalData
     embedder: Embedder
     identity: dict[str, Any]
+    start: dict[str, Any]
 
 
 def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measured:
@@ -79,14 +81,13 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
         run_dir: Where everything is written.
         loggers: Told of every epoch, and of data and network as soon as they are known.
     """
-    device = _device(cfg)
     trusted = list(cfg.trusted_packages)
     module, parts = put_together(cfg, lambda done, total: write_progress(run_dir, FEATURES, done, total))
     describe(loggers, data_hash=parts.data.splits.fingerprint, network=parts.identity)
     with warnings.catch_warnings():
         for known in HARMLESS:
             warnings.filterwarnings("ignore", message=known)
-        before = _before(cfg, run_dir, parts, device)
+        before = _before(cfg, run_dir, parts)
         best = BestWeights(run_dir) if cfg.selection == "best" else None
         trainer = _trainer(cfg, trusted, run_dir, loggers, [before, *([best] if best else [])])
         checkpoints = [run_dir / name for name in (CHECKPOINT, PREVIOUS)]
@@ -159,12 +160,13 @@ def _assemble(
     if DEBUG in cfg and not cfg.debug.augment and transforms:
         transforms["train_transform"] = transforms["test_transform"]
     make_data = build(cfg.data.loader, trusted)
-    identity: dict[str, Any] = {}
+    identity, start = dict[str, Any](), dict[str, Any]()
     backbone = None
     if isinstance(splits.train, ImageTable):
         _seed(cfg)
         backbone = build(cfg.model.backbone, trusted)
         identity = backbone.identity
+        start = decisive(backbone, splits, transforms["test_transform"], torch.device(_device(cfg)))
         if cfg.model.freeze == "backbone":
             splits = frozen_features(
                 backbone,
@@ -184,6 +186,7 @@ def _assemble(
         )
     if (seed := cfg.data.get("split_seed")) is not None:  # after the features, which are the same for every draw
         splits = redrawn(splits, seed)
+        start |= {"data": splits.fingerprint} if start else {}
     fitted = {"classes_per_batch": None, "images_per_class": None} if DEBUG in cfg else {}
     data = make_data(splits=splits, **transforms, **fitted)
     _seed(cfg)
@@ -196,18 +199,16 @@ def _assemble(
             cast(Any, embedder.head).center(torch.from_numpy(np.asarray(splits.train.features[sample])))
     else:
         embedder = Embedder(backbone, make_head, freeze=cfg.model.freeze)
-    return Parts(data, embedder, identity)
+    return Parts(data, embedder, identity, start)
 
 
-def _before(cfg: DictConfig, run_dir: Path, parts: Parts, device: str) -> RecallBefore:
+def _before(cfg: DictConfig, run_dir: Path, parts: Parts) -> RecallBefore:
     """The measurement before training; of images it is kept for all runs that start from the same network."""
     metric = RecallMetric()
     metric.query, metric.gallery = roles(parts.data.splits.test)
-    of = None
     # Code of one's own says by no setting that it has changed.
-    if (transform := parts.data.test_transform) is not None and not cfg.trusted_packages:
-        of = decisive(cast(Any, parts.embedder.backbone), parts.data.splits, transform, torch.device(device))
-        of |= {"precision": cfg.trainer.precision}
+    is_known = parts.start and not cfg.trusted_packages
+    of = {**parts.start, "precision": cfg.trainer.precision} if is_known else None
     return RecallBefore(run_dir, metric, Path(cfg.paths.cache_dir), of)
 
 
