@@ -182,13 +182,21 @@ def _body(
 
 def row_names(rows: pd.DataFrame) -> list[list[str]]:
     """First four cells of each row; the loss says with which settings, and with which TCM if there are several."""
-    several = rows.loc[rows["tcm"] != "", "tcm"].nunique() > 1
+    kinds = tcm_kinds(rows)
+    several = kinds[kinds != ""].nunique() > 1
     details = [
         "".join([f" {setting}"] * bool(setting) + [f" ({tcm})"] * bool(tcm and several))
-        for setting, tcm in zip(rows["setting"], rows["tcm"], strict=True)
+        for setting, tcm in zip(rows["setting"], kinds, strict=True)
     ]
     columns = (rows["data"], rows["backbone"], rows["loss"] + details, rows["seeds"].astype(str))
     return [list(names) for names in zip(*columns, strict=True)]
+
+
+def tcm_kinds(rows: pd.DataFrame) -> pd.Series:
+    """TCM of each row by its first word, without the values, if that tells the rows of each comparison apart."""
+    kinds = rows["tcm"].str.partition(" ")[0] if len(rows) else rows["tcm"]
+    ambiguous = rows.assign(tcm=kinds).duplicated(["data", "backbone", "loss", "setting", "tcm"]).any()
+    return rows["tcm"] if ambiguous else kinds
 
 
 def _mean_row(found: Comparisons, shown: Sequence[Score], suffix: str = "", *, before: bool = True) -> list[str | Cell]:
@@ -308,6 +316,11 @@ def _interval_table(found: Comparisons) -> str:
 def _settings(found: Comparisons) -> str:
     lines = [f"- {_setting(setting)}" for setting in found.settings] or ["- no finished run, so none is known"]
     lines += [f"- {text}" for text in _by_hand(found)]
+    hidden = found.rows[found.rows["tcm"] != tcm_kinds(found.rows)] if len(found.rows) else found.rows
+    lines += [
+        f"- TCM on {' '.join(names[:2])}: {tcm}"
+        for *names, tcm in hidden[["data", "backbone", "tcm"]].drop_duplicates().itertuples(index=False)
+    ]
     if found.commits:
         lines.append(
             f"- code: {', '.join(found.commits)}" + (" (+ local changes)" if "+" in str(found.commits) else "")

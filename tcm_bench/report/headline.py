@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from tcm_bench.report.comparison import cell, counted, pipe_table, row_names
+from tcm_bench.report.comparison import cell, counted, pipe_table, row_names, tcm_kinds
 from tcm_bench.report.scores import score
 
 SHOWN = ("recall_at_1", "opis", "opis_corrected", "opis_10pct")
@@ -21,9 +21,7 @@ def headline(rows: pd.DataFrame) -> str:
     shown = [score(name) for name in SHOWN if f"{name}_base" in rows]
     titles = ["data", "backbone", "loss", *(f"{metric.title} {metric.unit}" for metric in shown)]
     rows = rows.astype({"setting": object, "tcm": object}).fillna({"setting": "", "tcm": ""})  # what a csv leaves empty
-    kinds_only = rows.assign(tcm=rows["tcm"].str.partition(" ")[0])  # `paper`, `chosen`, without the values
-    if not kinds_only.duplicated(["data", "backbone", "loss", "setting", "tcm"]).any():
-        rows = kinds_only
+    rows = rows.assign(tcm=tcm_kinds(rows))
     body = [
         [*names[:3], *(str(cell(row, metric)) for metric in shown)]
         for row, names in zip(rows.to_dict("records"), row_names(rows), strict=True)

@@ -66,11 +66,12 @@ def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> No
     for key in cfg.get("trainer") or ():  # from a file of one's own
         if remedy := SET_ELSEWHERE.get(f"trainer.{key}"):
             raise ConfigurationError(f"trainer.{key} {remedy}")
+    named = {str(key) for key in default}  # `in` a configuration resolves the value, which for a name takes long
     for key in map(str, cfg):
-        if key not in default:
+        if key not in named:
             raise ConfigurationError(f"unknown key '{key}'{nearest(key, default)}")
     own = OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key != "hydra"])
-    if "run_id" in own:
+    if "run_id" in map(str, own):
         own.run_id = cfg.run_id  # once: whatever names the run or its folder below would work it out anew
     for key in sorted(OmegaConf.missing_keys(own)):
         raise ConfigurationError(f"{key} must be given: {key}=...")

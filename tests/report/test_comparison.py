@@ -183,6 +183,23 @@ def test_variants_are_named_in_the_table(run, tmp_path):
     assert "| smooth_ap (wide) | 1 |" in path.read_text()
 
 
+def test_values_of_tcm_are_told_among_the_settings_where_its_name_is_enough_for_the_table(run, tmp_path):
+    def arm(loss, tcm, weight=1.0, margin=0.5):
+        terms = {"positive_weight": weight, "negative_weight": weight, "negative_margin": margin}
+        row = {"science": {"loss": loss, "tcm": terms}, "comparison_id": loss, "run_id": f"{loss}-{weight}-{margin}"}
+        return run(tcm, loss=loss, choices={"tcm.negative_margin": str(margin)}, row=row)
+
+    arms = [arm(loss, "none", weight=0.0) for loss in ("smooth_ap", "rs_at_k")]
+    arms += [arm("smooth_ap", "chosen", margin=0.4), arm("rs_at_k", "chosen", margin=0.6)]
+    text = write_comparison(arms, tmp_path, "x")[1].read_text()
+    assert "| smooth_ap | 1 |" in text
+    assert "- TCM on emoji resnet50: chosen negative_margin=0.4\n" in text
+    assert "- TCM on emoji resnet50: chosen negative_margin=0.6\n" in text
+    text = write_comparison([*arms, arm("smooth_ap", "chosen", margin=0.6)], tmp_path, "y")[1].read_text()
+    assert "| smooth_ap (chosen negative_margin=0.4) | 1 |" in text
+    assert "- TCM on" not in text
+
+
 def test_no_runs_make_an_empty_report(tmp_path):
     table, path = write_comparison([], tmp_path, "empty")
     assert len(table.read_text().splitlines()) == 1
