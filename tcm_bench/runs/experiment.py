@@ -117,7 +117,7 @@ def put_together(
     multiply("highest")  # torch's own default is TF32 in convolutions
     torch.set_flush_denormal(True)  # sigmoids of far pairs make denormals, which are a hundred times slower
     logging.captureWarnings(True)
-    trusted = list(cfg.trusted_packages)
+    trusted, device = list(cfg.trusted_packages), _device(cfg)
 
     splits = build(cfg.data.splits, trusted)
     _check_number_of_classes(cfg, splits)
@@ -125,7 +125,7 @@ def put_together(
         splits = few(
             splits, cfg.debug.classes, cfg.debug.images_per_class, cfg.data.loader.get("validation_classes", 0)
         )
-    parts = _assemble(cfg, trusted, splits, on_features)
+    parts = _assemble(cfg, trusted, splits, device, on_features)
     counted = _with_number_of_classes(cfg, parts.data)
     metrics = {name: build(node, trusted) for name, node in cfg.metrics.items()}
     _seed(cfg)
@@ -151,7 +151,11 @@ def put_together(
 
 
 def _assemble(
-    cfg: DictConfig, trusted: list[str], splits: Splits, on_features: Callable[[int, int], None] | None
+    cfg: DictConfig,
+    trusted: list[str],
+    splits: Splits,
+    device: str,
+    on_features: Callable[[int, int], None] | None,
 ) -> Parts:
     """Data and network. Backbone and head are seeded apart, so that cached features leave the head's start as it is."""
     transforms = {
@@ -166,14 +170,14 @@ def _assemble(
         _seed(cfg)
         backbone = build(cfg.model.backbone, trusted)
         identity = backbone.identity
-        start = decisive(backbone, splits, transforms["test_transform"], torch.device(_device(cfg)))
+        start = decisive(backbone, splits, transforms["test_transform"], torch.device(device))
         if cfg.model.freeze == "backbone":
             splits = frozen_features(
                 backbone,
                 splits,
                 transforms.pop("test_transform"),
                 cache_dir=Path(cfg.paths.cache_dir),
-                device=_device(cfg),
+                device=device,
                 num_workers=cfg.machine.num_workers,
                 on_progress=on_features,
                 progress_bar=bool(cfg.machine.progress),

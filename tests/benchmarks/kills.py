@@ -119,6 +119,7 @@ def main() -> None:
             if differing:
                 raise SystemExit(f"after {sum(seen.values())} stops these differ: {', '.join(differing)}")
             finished += 1
+            print(f"{sum(seen.values())} stops so far, run {finished} finished to the same bytes", flush=True)
             shutil.rmtree(cut)
     print(f"{sum(seen.values())} stops, {finished} runs finished to the same bytes ({', '.join(COMPARED)})")
     for where, count in seen.most_common():
