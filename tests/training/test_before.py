@@ -1,24 +1,18 @@
 """R@1 before training: measured once for all runs that start alike, and never of weights that are trained already."""
 
-import itertools
 import json
-from pathlib import Path
 
 import pytest
 from composition import composition
+from killed import killed_at
 from vectors import SMALL
 
 from tcm_bench.runs.run import execute
 from tcm_bench.training.before import RecallBefore
-from tcm_bench.training.module import RetrievalModule
 
 PIXELS = ["data.splits.images_per_class=2", "data.loader.classes_per_batch=8", "data.loader.images_per_class=2"]
 PIXELS += ["data.loader.seen_classes=20", "data.loader.batches_per_epoch=2", "model/backbone=resnet_small"]
 PIXELS += ["model.freeze=none", "machine.threads=1"]
-
-
-class Killed(RuntimeError):
-    """In place of a kill in the second epoch."""
 
 
 def test_it_is_measured_once_and_never_of_weights_that_have_moved(tmp_path, monkeypatch):
@@ -26,17 +20,9 @@ def test_it_is_measured_once_and_never_of_weights_that_have_moved(tmp_path, monk
         places = [f"paths.output_dir={tmp_path}", f"paths.cache_dir={tmp_path / 'cache'}"]
         return execute(*composition(*SMALL, *PIXELS, *places, *words))
 
-    step, steps, kept = RetrievalModule.training_step, itertools.count(1), tmp_path / "cache"
-
-    def training_step(self, batch, batch_idx):
-        if next(steps) == 4:
-            raise Killed
-        return step(self, batch, batch_idx)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(RetrievalModule, "training_step", training_step)
-        with pytest.raises(Killed):
-            run("tcm=paper")
+    kept = tmp_path / "cache"
+    with killed_at(4):  # of the second epoch
+        run("tcm=paper")
     (file,) = kept.glob("before-*.json")
     value = json.loads(file.read_text())["recall_at_1"]
     assert 0 < value < 1
@@ -53,4 +39,4 @@ def test_it_is_measured_once_and_never_of_weights_that_have_moved(tmp_path, monk
     assert json.loads(file.read_text())["recall_at_1"] == value
     other = run("tcm=none", "seed=1").metrics["recall_at_1_before"]  # of another network
     assert other != value
-    assert len(list(Path(kept).glob("before-*.json"))) == 2
+    assert len(list(kept.glob("before-*.json"))) == 2

@@ -1,7 +1,6 @@
 """What a run writes while it trains."""
 
 import csv
-import itertools
 import json
 import os
 from pathlib import Path
@@ -10,6 +9,7 @@ from types import SimpleNamespace
 import lightning.pytorch as pl
 import pytest
 import torch
+from killed import killed_at
 
 from tcm_bench.training.callbacks import BEST, CHECKPOINT, HISTORY, PREVIOUS, History, ProgressFile
 from tcm_bench.training.module import RetrievalModule
@@ -22,26 +22,13 @@ def read(run_dir) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-class Killed(RuntimeError):
-    """In place of a kill in the middle of an epoch."""
-
-
 @pytest.fixture
-def killed(tmp_path, run, monkeypatch):
+def killed(tmp_path, run):
     """Runs a configuration into `cut` and ends its training at a step of the third epoch, where an epoch has five."""
 
     def once(*overrides: str, at: int = 13) -> None:
-        step, steps = RetrievalModule.training_step, itertools.count(1)
-
-        def training_step(self, batch, batch_idx):
-            if next(steps) == at:
-                raise Killed
-            return step(self, batch, batch_idx)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(RetrievalModule, "training_step", training_step)
-            with pytest.raises(Killed):
-                run(tmp_path / "cut", *overrides)
+        with killed_at(at):
+            run(tmp_path / "cut", *overrides)
 
     return once
 

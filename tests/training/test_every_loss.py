@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def test_three_processes_are_one_for_every_loss():
-    script = str(Path(__file__).parent / "every_loss.py")
+    script = str(Path(__file__).parents[1] / "every_loss.py")
     words = [sys.executable, script, "--worlds", "3", "--chunks", "0", "--json"]
     ran = subprocess.run(words, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr

@@ -58,7 +58,7 @@ def test_processes_started_by_torchrun_or_srun_share_a_run(tmp_path, vectors, ru
     settings = [*UNEVEN, *PROXIES]
     _, alone = run(tmp_path / "one", *settings)
     _, _, *words = command(tmp_path / "two", *head(vectors), *settings, "machine.devices=2")
-    script = str(Path(__file__).parent / "two_ranks.py")
+    script = str(Path(__file__).parents[1] / "shared_run.py")
     ran = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert "Warning" not in ran.stderr

@@ -1,6 +1,6 @@
 """Any number of processes, and chunks of any size, take the step of one: for every loss, without and with TCM.
 
-    python tests/training/every_loss.py            the table: processes x chunks x losses x TCM
+    python tests/every_loss.py            the table: processes x chunks x losses x TCM
 
 A number is the largest difference of a parameter after three steps of SGD, over the largest change of any parameter.
 """
@@ -9,7 +9,6 @@ import argparse
 import json
 import logging
 import os
-import socket
 import sys
 import tempfile
 import warnings
@@ -21,6 +20,7 @@ import tcm_bench  # noqa: F401  mends torchvision for lightning
 # isort: split
 import lightning.pytorch as pl
 import torch
+from forked_ranks import forked
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
@@ -97,31 +97,13 @@ def trained(case: Case, rank: int, world: int) -> dict[str, Tensor]:
     return before | {name: value.detach().clone() for name, value in part.named_parameters()}
 
 
-def process(rank: int, world: int, port: int, cases: list[Case], out: Path) -> None:
-    places = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": world, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in places.items()})
-    os.environ.update(MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="test")
-    found = [trained(case, rank, world) for case in cases]
-    torch.save(found, out / f"{world}-{rank}.pt")
-
-
 def in_processes(world: int, cases: list[Case], out: Path) -> list[dict[str, Tensor]]:
-    """What each case came to in the last of the processes; forked, so that the libraries are imported once."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(world):
-        if child := os.fork():
-            children.append(child)
-            continue
-        try:
-            process(rank, world, port, cases, out)
-        except BaseException:  # noqa: BLE001
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        os._exit(0)
-    endings = [os.waitpid(child, 0)[1] for child in children]
+    """What each case came to in the last of the processes."""
+
+    def work(rank: int) -> None:
+        torch.save([trained(case, rank, world) for case in cases], out / f"{world}-{rank}.pt")
+
+    endings = [os.waitpid(child, 0)[1] for child in forked(world, work)]
     if any(endings):
         sys.exit(1)
     return torch.load(out / f"{world}-{world - 1}.pt", weights_only=True)

@@ -6,12 +6,12 @@ Prints the row of each run: of one that ends, of the same done again, of one tha
 import importlib
 import os
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
 
 import torch
+from forked_ranks import forked
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
@@ -21,10 +21,7 @@ from tcm_bench.runs.run import execute
 ENDLESS = ["trainer.max_epochs=100000"]
 
 
-def rank(number: int, port: int, words: list[str]) -> None:
-    places = {"RANK": number, "LOCAL_RANK": number, "GROUP_RANK": 0, "WORLD_SIZE": 2, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in places.items()})
-    os.environ.update(MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="test")
+def run(words: list[str]) -> None:
     execute(composed(words), choices(composed(words, return_hydra_config=True).hydra, 0))
 
 
@@ -33,31 +30,11 @@ def composed(words: list[str], **options: bool) -> DictConfig:
         return compose("config", words, **options)
 
 
-def started(words: list[str]) -> list[int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for number in range(2):
-        if child := os.fork():
-            children.append(child)
-            continue
-        try:
-            rank(number, port, words)
-        except KeyboardInterrupt:
-            os._exit(0)
-        except BaseException:  # noqa: BLE001
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        os._exit(0)
-    return children
-
-
 def main(words: list[str]) -> None:
     torch.set_num_threads(1)
     importlib.import_module("tcm_bench.runs.experiment")  # here, so that the processes need not
     for more in ([], ["force=true"], ENDLESS):
-        children = started([*words, *more])
+        children = forked(2, lambda _, words=[*words, *more]: run(words))
         run_dir = Path(composed([*words, *more]).run_dir)
         if more is ENDLESS:
             until = time.monotonic() + 100
