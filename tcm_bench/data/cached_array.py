@@ -57,8 +57,7 @@ def cached_array(
     Raises:
         ValueError: If the folder cannot be written.
     """
-    key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:20]
-    file = Path(folder) / f"{key}.npy"
+    file = Path(folder) / f"{cache_key(description)}.npy"
     with contextlib.ExitStack() as held:
         with _writing(name, file):
             held.enter_context(locked(file.with_suffix(".lock"), lambda: log.info(WAITING, name)))
@@ -73,6 +72,11 @@ def cached_array(
                 content = json.dumps({**record, **cost, "of": dict(description)}, indent=2)
                 write_atomic(file.with_suffix(".json"), content + "\n")
     return file
+
+
+def cache_key(description: Mapping[str, Any]) -> str:
+    """The name of what these plain values decide, in a cache."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def _watched(

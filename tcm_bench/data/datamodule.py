@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, get_worker_info
 from tcm_bench.data.batch import Batch
 from tcm_bench.data.image_cache import cached_images
 from tcm_bench.data.loader import Batches, BatchIndices, BatchLoader
-from tcm_bench.data.sampler import ClassBalancedSampler, drawable_batch
+from tcm_bench.data.sampler import ClassBalancedSampler, drawable_batch, drawable_classes
 from tcm_bench.data.table import FeatureTable, ImageTable, Splits, Table
 from tcm_bench.data.transforms import ImageTransform
 
@@ -222,8 +222,7 @@ class RetrievalData(L.LightningDataModule):
         families = _evenly_spaced(np.arange(available // held_out_together), validation_classes // held_out_together)
         self.validation_classes = (families[:, None] * held_out_together + np.arange(held_out_together)).flatten()
         self.train_classes = np.setdiff1d(np.arange(available), self.validation_classes)
-        images = np.bincount(splits.train.labels, minlength=available)
-        self.drawn_classes = self.train_classes[images[self.train_classes] >= 2]  # a single image has no positive pair
+        self.drawn_classes = drawable_classes(splits.train.labels, self.train_classes)
         self.seen_classes = _evenly_spaced(self.train_classes, seen_classes)
         self.seed = seed
         self.num_workers = num_workers

@@ -6,6 +6,12 @@ import numpy as np
 from torch.utils.data import Sampler
 
 
+def drawable_classes(labels: np.ndarray, classes: np.ndarray | None = None) -> np.ndarray:
+    """Those, of ``classes`` or of all, that have two images: of a single one there is no positive pair."""
+    found = np.flatnonzero(np.bincount(labels) >= 2)
+    return found if classes is None else np.intersect1d(found, classes)
+
+
 def drawable_batch(
     labels: np.ndarray, classes: np.ndarray, classes_per_batch: int, images_per_class: int
 ) -> tuple[int, int]:
@@ -30,8 +36,7 @@ def drawable_batch(
         >>> drawable_batch(np.repeat(np.arange(5), 3), np.arange(5), 64, 4)
         (5, 3)
     """
-    counts = np.bincount(labels)[classes]
-    counts = counts[counts >= 2]
+    counts = np.bincount(labels)[drawable_classes(labels, classes)]
     if len(counts) < 2:
         raise ValueError(
             f"training needs at least two classes with at least two images each, the data have {len(counts)}: "
@@ -106,9 +111,8 @@ class ClassBalancedSampler(Sampler[list[int]]):
         if batches_per_epoch is not None and batches_per_epoch < 1:
             raise ValueError(f"batches_per_epoch must be at least 1, or null for one pass, got {batches_per_epoch}")
         counts = np.bincount(labels)
-        drawable = counts >= 2
-        if classes is not None:
-            drawable &= np.isin(np.arange(len(counts)), classes)
+        drawable = np.zeros(len(counts), dtype=bool)
+        drawable[drawable_classes(labels, classes)] = True
         order = np.argsort(labels, kind="stable")
         # Rows of the drawable classes, class after class; half as many bytes to copy in every epoch.
         self._rows = order[drawable[labels[order]]].astype(np.int32)

@@ -99,7 +99,8 @@ def _chosen(tried: list[Tried], tolerance: float) -> Choice:
     if not bases:
         return Choice(tried, None, None)
     # A mean over fewer seeds than the others' may be lucky.
-    bases = [one for one in bases if one.seeds == max(other.seeds for other in bases)]
+    most = max(one.seeds for one in bases)
+    bases = [one for one in bases if one.seeds == most]
     best = max(one.recall_val for one in bases)
     base = min((one for one in bases if one.recall_val >= best - tolerance), key=lambda one: one.opis_val)
     kept = [

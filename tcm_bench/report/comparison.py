@@ -318,8 +318,8 @@ def _settings(found: Comparisons) -> str:
     lines += [f"- {text}" for text in _by_hand(found)]
     hidden = found.rows[found.rows["tcm"] != tcm_kinds(found.rows)] if len(found.rows) else found.rows
     lines += [
-        f"- TCM on {' '.join(names[:2])}: {tcm}"
-        for *names, tcm in hidden[["data", "backbone", "tcm"]].drop_duplicates().itertuples(index=False)
+        f"- TCM on {data} {backbone}: {tcm}"
+        for data, backbone, tcm in hidden[["data", "backbone", "tcm"]].drop_duplicates().itertuples(index=False)
     ]
     if found.commits:
         lines.append(

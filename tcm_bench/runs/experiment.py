@@ -62,7 +62,8 @@ class Parts:
         data: Loaders over images, or over vectors.
         embedder: The network that is trained.
         identity: Names the backbone and its weights; empty if the data came as vectors.
-        start: All that decides the features that training starts from; empty if the data came as vectors.
+        start: All that decides the features that training starts from, but for the draw of the classes; empty if the
+            data came as vectors.
     """
 
     data: RetrievalData
@@ -190,7 +191,6 @@ def _assemble(
         )
     if (seed := cfg.data.get("split_seed")) is not None:  # after the features, which are the same for every draw
         splits = redrawn(splits, seed)
-        start |= {"data": splits.fingerprint} if start else {}
     fitted = {"classes_per_batch": None, "images_per_class": None} if DEBUG in cfg else {}
     data = make_data(splits=splits, **transforms, **fitted)
     _seed(cfg)
@@ -212,7 +212,8 @@ def _before(cfg: DictConfig, run_dir: Path, parts: Parts) -> RecallBefore:
     metric.query, metric.gallery = roles(parts.data.splits.test)
     # Code of one's own says by no setting that it has changed.
     is_known = parts.start and not cfg.trusted_packages
-    of = {**parts.start, "precision": cfg.trainer.precision} if is_known else None
+    here = {"data": parts.data.splits.fingerprint, "precision": cfg.trainer.precision}
+    of = {**parts.start, **here} if is_known else None
     return RecallBefore(run_dir, metric, Path(cfg.paths.cache_dir), of)
 
 

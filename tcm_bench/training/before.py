@@ -1,6 +1,5 @@
 """What the features are worth before training changes them."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.nn.functional import normalize
 
+from tcm_bench.data.cached_array import cache_key
 from tcm_bench.data.datamodule import RetrievalData
 from tcm_bench.evaluation.metric import EmbeddingMetric
 from tcm_bench.files import write_atomic
@@ -44,8 +44,7 @@ class RecallBefore(Callback):
         self.run_dir = run_dir
         self.metric = metric
         self.value: float | None = None
-        key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:20]
-        self.file = cache_dir / f"before-{key}.json" if decisive else None
+        self.file = cache_dir / f"before-{cache_key(decisive)}.json" if decisive else None
         self.decisive = decisive
 
     def state_dict(self) -> dict[str, Any]:
