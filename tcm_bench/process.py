@@ -27,6 +27,22 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def launched_processes() -> int | None:
+    """Processes of this run on each node, if torchrun or srun has started them; None if this one was started alone."""
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        return int(os.environ["LOCAL_WORLD_SIZE"])
+    if "SLURM_STEP_ID" in os.environ:  # not in a batch script itself, which is a single process
+        return int(os.environ["SLURM_NTASKS"]) // int(os.environ["SLURM_NNODES"])
+    return None
+
+
+def launched_nodes() -> int:
+    """Nodes on which torchrun or srun has started processes of this run; 1 if neither has."""
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"]) // int(os.environ["LOCAL_WORLD_SIZE"])
+    return int(os.environ["SLURM_NNODES"]) if "SLURM_STEP_ID" in os.environ else 1
+
+
 def leave_on_ctrl_c(line: str) -> None:
     """From here on Ctrl-C ends this process on the spot, with `line` and status 130.
 

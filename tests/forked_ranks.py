@@ -21,7 +21,7 @@ def forked(world: int, work: Callable[[int], object]) -> list[int]:
             continue
         places = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": world, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in places.items()})
-        os.environ.update(MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="test")
+        os.environ.update(MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="test", LOCAL_WORLD_SIZE=str(world))
         try:
             work(rank)
         except KeyboardInterrupt:

@@ -16,9 +16,9 @@ from vectors import command, head, write_vectors
 import tcm_bench.runs.experiment  # noqa: F401 - here once, instead of in every fork
 from tcm_bench.cli.app import app
 from tcm_bench.results import ledger
+from tcm_bench.results.ledger import BEST, CHECKPOINT, PREVIOUS
 from tcm_bench.runs.naming import PROJECT_ROOT
 from tcm_bench.runs.run import main
-from tcm_bench.training.callbacks import BEST, CHECKPOINT, PREVIOUS
 from tcm_bench.training.diverged import DIVERGED
 
 README = (PROJECT_ROOT / "README.md").read_text()
@@ -64,7 +64,7 @@ def test_the_table_of_recipes_is_that_of_the_configuration():
     assert script.rendered(text) == text
 
 
-TRAIN = [words[2:] for words in commands() if words[:2] == ["python", "train.py"]]
+TRAIN = [words[words.index("train.py") + 1 :] for words in commands() if "train.py" in words]
 QUICK = {  # what is run in full, and how it is made small
     (): [
         *["data.splits.images_per_class=2", "data.loader.classes_per_batch=32", "trainer.max_epochs=1"],
@@ -76,7 +76,7 @@ QUICK = {  # what is run in full, and how it is made small
 
 def test_every_command_is_accounted_for():
     assert len(TRAIN) >= 8
-    assert {words[0] for words in commands()} == {"make", "python", "tcm-bench"}
+    assert {words[0] for words in commands()} == {"make", "python", "tcm-bench", "torchrun", "srun"}
     assert set(QUICK) <= {tuple(words) for words in TRAIN}
 
 

@@ -229,9 +229,13 @@ def _show(source: Path, numbers: Mapping[str, Any]) -> None:
 
 def _settings_line(settings: Mapping[str, Any], origin: Path | None, asked: Mapping[str, Any]) -> str:
     """What was measured how, and who says so."""
-    values = ", ".join(
-        f"{name} {' to '.join(map(str, v)) if isinstance(v, list) else v}" for name, v in settings.items()
-    )
+
+    def shown(value: Any) -> str:
+        if not isinstance(value, list):
+            return str(value)
+        return (" and " if value and isinstance(value[0], list) else " to ").join(map(shown, value))
+
+    values = ", ".join(f"{name} {shown(value)}" for name, value in settings.items())
     given = f"; as given: {', '.join(asked)}" if asked else ""
     return f"settings: {values}; {f'those of {origin}' if origin else 'the defaults'}{given}"
 

@@ -103,7 +103,12 @@ class Evaluation:
     def reason(self) -> str | None:
         """Why a score is undefined; None if none is."""
         no_query = None if int(self.queries.sum()) else "recall: there is no query"
-        return "; ".join(filter(None, (self.consistency.reason, no_query))) or None
+        further = (
+            f"opis_far_{scientific(bounds[1])}: {found.reason}"
+            for bounds, found in zip(self.settings.ranges[1:], self.ranges[1:], strict=True)
+            if found.reason not in (None, self.consistency.reason)
+        )
+        return "; ".join(filter(None, (self.consistency.reason, *further, no_query))) or None
 
 
 def evaluate(

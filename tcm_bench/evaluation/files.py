@@ -27,6 +27,7 @@ from tcm_bench.evaluation.bootstrap import (
     class_difference,
 )
 from tcm_bench.evaluation.evaluate import Evaluation, score_name
+from tcm_bench.evaluation.settings import Settings
 from tcm_bench.evaluation.threshold import axis_places
 from tcm_bench.files import replacing, write_atomic
 from tcm_bench.results.ledger import EVALUATION as SUMMARY
@@ -176,7 +177,7 @@ def difference(base: EvaluationRecord, other: EvaluationRecord) -> dict[str, Est
             f"{base.source} and {other.source} were not measured on the same test set: {len(base.labels)} and "
             f"{len(other.labels)} classes, of which {len(missing)} are in one only"
         )
-    for name, value in base.numbers["settings"].items():
+    for name, value in Settings.of(base.numbers["settings"]).of_headline().items():
         if (others := other.numbers["settings"].get(name)) != value:
             raise ValueError(
                 f"{base.source} was measured with {name} {value} and {other.source} with {others}; "

@@ -86,6 +86,11 @@ class Settings:
         return cls(**{field.name: found[field.name] for field in fields(cls) if field.name in found})
 
     def recorded(self) -> dict[str, Any]:
-        """As plain values, what is stored with an evaluation and must be the same for two that are compared."""
+        """As plain values, what is stored with an evaluation beside the names of its scores."""
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return {name: value for name, value in plain.items() if name not in ("ks", "far_levels", "further_far_bounds")}
+        plain["further_far_bounds"] = [list(bounds) for bounds in self.further_far_bounds]
+        return {name: value for name, value in plain.items() if name not in ("ks", "far_levels")}
+
+    def of_headline(self) -> dict[str, Any]:
+        """As `recorded`, what must be the same for two evaluations whose headline scores are compared."""
+        return {name: value for name, value in self.recorded().items() if name != "further_far_bounds"}

@@ -195,7 +195,7 @@ def consistency(scan: PairScan, calibration: Calibration, settings: Settings, of
     if curves is not None:
         curves = curves.at(torch.searchsorted(calibration.counted, thresholds))
         utilities = utility(curves.sensitivity[kept], curves.specificity[kept], c=settings.c)
-    reason = _reason(scan, kept=int(kept.sum()), low=float(places[0]), high=float(places[-1]))
+    reason = _reason(scan, kept=int(kept.sum()), low=float(thresholds[0]), high=float(thresholds[-1]))
     score = gap = corrected = floor = mean = nan
     known = kept & (curves.counts.disjoint > 0) if curves is not None else torch.zeros_like(kept)
     if curves is not None and reason is None:

@@ -19,7 +19,7 @@ from tcm_bench.results.labels import FACTORS, Label, is_base, labels, shared_by_
 from tcm_bench.results.ledger import Result, Run
 
 BASE_ARM = "none"
-SETTINGS = tuple(Settings().recorded())
+SETTINGS = tuple(Settings().of_headline())
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ alive it holds `running.json` (what it is doing, how far it is); when it ends, h
 takes its place in one atomic step. A folder with the first file and no living process is a run that was killed.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -28,6 +29,8 @@ EMBEDDINGS = "test_embeddings.safetensors"  # embeddings (items, dim), labels an
 WEIGHTS = "weights.safetensors"  # of the network that made them
 CONFIG = "config.yaml"  # the run's configuration, resolved
 EVALUATION = "evaluation.json"  # what the embeddings came to; see `tcm_bench.evaluation.files`
+CHECKPOINT, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.safetensors"  # see `tcm_bench.training.callbacks`
+UNFINISHED = (CHECKPOINT, PREVIOUS, BEST)  # what only a run needs that has not come to its end
 # What a run does, one after the other.
 FEATURES, BEFORE, TRAIN, VALIDATE, TEST = "features", "before", "train", "validate", "test"
 LAST_EPOCH = "last epoch"  # whose weights are evaluated unless others are asked for
@@ -125,7 +128,10 @@ def science_hash(science: Mapping[str, Any]) -> str:
 
 
 def write_progress(run_dir: Path, stage: str, done: int = 0, total: int = 0) -> None:
-    """Say what the run in `run_dir` is doing; replaces what was said before. Only the first process is heard."""
+    """Say what the run in `run_dir` is doing; replaces what was said before. Only the first process is heard.
+
+    On a full disk nothing is said: what is done is worth more than the news of it.
+    """
     if not is_first_process():
         return
     path = run_dir / RUNNING
@@ -135,7 +141,8 @@ def write_progress(run_dir: Path, stage: str, done: int = 0, total: int = 0) -> 
     progress = Progress(
         pid=os.getpid(), host=socket.gethostname(), started=started, stage=stage, done=done, total=total
     )
-    write_atomic(path, progress.model_dump_json())
+    with contextlib.suppress(OSError):
+        write_atomic(path, progress.model_dump_json())
 
 
 def read_progress(run_dir: Path) -> Progress | None:
@@ -147,6 +154,14 @@ def write_result(run_dir: Path, result: Result) -> None:
     """End a run: its row is written in one step, and it no longer counts as running."""
     write_atomic(run_dir / RESULT, result.model_dump_json(indent=2) + "\n")
     (run_dir / RUNNING).unlink(missing_ok=True)
+    if result.status in ENDED_WELL:
+        remove_unfinished(run_dir)
+
+
+def remove_unfinished(run_dir: Path) -> None:
+    """Remove what a run whose row is there does not need any more."""
+    for name in UNFINISHED:
+        (run_dir / name).unlink(missing_ok=True)
 
 
 def read_result(run_dir: Path) -> Result | None:

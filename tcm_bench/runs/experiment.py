@@ -2,9 +2,10 @@
 
 import copy
 import logging
-import pickle
 import sys
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +28,14 @@ from tcm_bench.losses.objective import Objective
 from tcm_bench.models.embedder import Embedder
 from tcm_bench.multiplication import multiply
 from tcm_bench.process import is_first_process
-from tcm_bench.results.ledger import FEATURES, LAST_EPOCH, TEST, write_progress
+from tcm_bench.results.ledger import CHECKPOINT, FEATURES, LAST_EPOCH, PREVIOUS, TEST, write_progress
 from tcm_bench.runs.build import ConfigurationError, build
 from tcm_bench.runs.debug import few
 from tcm_bench.runs.naming import DEBUG
 from tcm_bench.runs.outcome import Measured, measured, roles, store
 from tcm_bench.runs.watchers import describe
 from tcm_bench.training.before import RecallBefore
-from tcm_bench.training.callbacks import BEST, CHECKPOINT, PREVIOUS, BestWeights
+from tcm_bench.training.callbacks import BestWeights, PlainCheckpoints
 from tcm_bench.training.diverged import DIVERGED
 from tcm_bench.training.module import RetrievalModule
 
@@ -48,10 +49,8 @@ HARMLESS = (  # what Lightning says of a run that does as it was told
     ".*logging interval.*",  # terms are logged once an epoch, whatever the interval
     ".*sync_dist=True.*",  # what is logged is the same on every process
     ".*all_gather is deprecated.*",  # Lightning's own call
+    ".*`srun` command is available.*",  # a login node of a cluster, say
 )
-
-
-UNFINISHED = (CHECKPOINT, PREVIOUS, BEST)  # files that only a run needs which has not come to its end
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,7 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
         best = BestWeights(run_dir) if cfg.selection == "best" else None
         trainer = _trainer(cfg, trusted, run_dir, loggers, [before, *([best] if best else [])])
         checkpoints = [run_dir / name for name in (CHECKPOINT, PREVIOUS)]
-        # If forced, another process may be about to delete them; limited in steps, Lightning goes on elsewhere.
-        starts_over = cfg.force or trainer.max_steps != -1
-        whole = filter(_is_whole, [] if starts_over else checkpoints)
+        whole = filter(_is_whole, [] if starts_over(cfg) else checkpoints)  # until one is
         if is_first_process():
             (run_dir / DIVERGED).unlink(missing_ok=True)  # of an earlier start
         trainer.fit(module, datamodule=parts.data, ckpt_path=next(whole, None))
@@ -116,6 +113,7 @@ def put_together(
     """
     torch.set_num_threads(cfg.machine.threads)
     multiply("highest")  # torch's own default is TF32 in convolutions
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # every tensor is written to
     torch.set_flush_denormal(True)  # sigmoids of far pairs make denormals, which are a hundred times slower
     logging.captureWarnings(True)
     trusted, device = list(cfg.trusted_packages), _device(cfg)
@@ -218,15 +216,30 @@ def _before(cfg: DictConfig, run_dir: Path, parts: Parts) -> RecallBefore:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Whether there is a checkpoint to go on from; one cut short by a full disk is passed over."""
+    """Whether there is a checkpoint to go on from; one that a disk or a power cut has damaged is removed.
+
+    Its checksums are compared: torch reads whatever bytes there are, and training would go on from wrong weights.
+    """
     if not checkpoint.exists():
         return False
     try:
-        torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        log.warning("%s cannot be read and is passed over (%s)", checkpoint, str(error).partition("\n")[0])
-        return False
-    return True
+        with zipfile.ZipFile(checkpoint) as archive:
+            damaged = archive.testzip()
+    except (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        damaged = str(error)
+    if damaged:
+        log.warning("%s is damaged and is passed over (%s)", checkpoint, damaged)
+        if is_first_process():
+            checkpoint.unlink(missing_ok=True)  # else the next one would put it in the place of a good one
+    return not damaged
+
+
+def starts_over(cfg: DictConfig) -> bool:
+    """Whether a run begins anew each time, whatever an earlier start has left.
+
+    If forced, another process may be about to delete that; limited in steps, Lightning would go on elsewhere.
+    """
+    return bool(cfg.force) or cfg.trainer.get("max_steps", -1) != -1
 
 
 def _seed(cfg: DictConfig) -> None:
@@ -288,6 +301,7 @@ def _trainer(
         default_root_dir=str(run_dir),
         logger=loggers or False,
         callbacks=[*callbacks, *(build(node, trusted) for node in cfg.callbacks.values() if node)],
+        plugins=[PlainCheckpoints()],
         enable_progress_bar=bool(cfg.machine.progress) and sys.stderr.isatty(),
         enable_model_summary=False,
         use_distributed_sampler=False,  # the loaders cut themselves by rank

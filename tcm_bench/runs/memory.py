@@ -64,7 +64,7 @@ def _remedies(cfg: DictConfig, stage: str | None) -> Iterator[str]:
         if at_once > 1:
             fewer = max(min(at_once // 4, 64), 1)
             needs = ", but needs frozen BatchNorm (model.freeze=batch_norm)" if cfg.model.freeze == "none" else ""
-            yield f"machine.chunk_size={fewer} embeds so many at a time instead of {at_once}, changes no number{needs}"
+            yield f"machine.chunk_size={fewer} embeds so many at a time, not {at_once}, changes no gradient{needs}"
         yield (
             f"a smaller batch than data.loader.classes_per_batch={classes} x data.loader.images_per_class={images} = "
             f"{size}, or trainer.precision=bf16-mixed instead of {cfg.trainer.precision}, makes another run"

@@ -65,10 +65,10 @@ def measured(
     found = {"unseen": _evaluations(module.test_metrics), "seen": _evaluations(module.seen_metrics)}
     held_out = _evaluations(module.held_out_metrics) if len(data.validation_classes) else []
     reasons = [
-        f"{classes} classes: {one.consistency.reason}"
+        f"{classes} classes: {one.reason}"
         for classes, evaluations in found.items()
         for one in evaluations
-        if one.consistency.reason
+        if one.reason
     ]
     threshold: dict[str, Any] = {}
     counts = {

@@ -192,6 +192,8 @@ def execute(cfg: DictConfig, chosen: dict[str, str | int], wait_s: float = LOCK_
     with _alone(run_dir, wait_s) if first else contextlib.nullcontext():
         if earlier := _finished(cfg):
             log.info("already finished; force=true runs it again")
+            if first:
+                ledger.remove_unfinished(run_dir)  # an earlier start may have been killed before it could
             return earlier.model_copy(update={"choices": chosen})  # this command's words for an equal run
         if first and cfg.force:
             _forget(run_dir)
@@ -201,7 +203,7 @@ def execute(cfg: DictConfig, chosen: dict[str, str | int], wait_s: float = LOCK_
 
 
 def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> ledger.Result:
-    from tcm_bench.runs.experiment import UNFINISHED, fit_and_test
+    from tcm_bench.runs.experiment import fit_and_test, starts_over
     from tcm_bench.runs.outcome import Measured
     from tcm_bench.runs.watchers import conclude, start_loggers
 
@@ -237,7 +239,7 @@ def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> le
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
         is_notice = isinstance(stop, Preempted)
         row("interrupted", Measured(reason=str(stop) if is_notice else "stopped by Ctrl-C or a signal"))
-        if is_notice and not cfg.force:  # forced, it would begin anew each time that it is started again
+        if is_notice and not starts_over(cfg):  # a scheduler would start it again and again
             raise
         raise KeyboardInterrupt from stop
     except Exception as error:
@@ -253,13 +255,8 @@ def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> le
             raise
         raise told from error
     if DEBUG in cfg:
-        result = row("debug", replace(measured, reason="of a few classes only, so no result"))
-    else:
-        result = row("finished", measured)
-    if is_first_process():
-        for name in UNFINISHED:  # now that the row is there
-            (run_dir / name).unlink(missing_ok=True)
-    return result
+        return row("debug", replace(measured, reason="of a few classes only, so no result"))
+    return row("finished", measured)
 
 
 def _discard(run_dir: Path) -> None:
@@ -303,7 +300,8 @@ def _alone(run_dir: Path, wait_s: float) -> Iterator[None]:
 
 
 def _forget(run_dir: Path) -> None:
-    for path in run_dir.iterdir():
-        if path.suffix in (".ckpt", ".json", ".csv", ".parquet", ".safetensors"):
+    """Remove what a run has left; its row first and what it goes on from next, so that a kill leaves no half of it."""
+    for suffix in (".json", ".ckpt", ".csv", ".parquet", ".safetensors"):
+        for path in run_dir.glob(f"*{suffix}"):
             path.unlink()
     shutil.rmtree(run_dir / "wandb", ignore_errors=True)

@@ -28,6 +28,8 @@ from tcm_bench.runs.build import build
 
 VECTORS = (".npz", ".safetensors", ".npy")
 FORMATS = (".npz", ".safetensors")
+# What runs did before there were these keys.
+BEFORE_THEY_EXISTED = {"model.matmul_precision": "highest", "machine.compile": False}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,7 @@ def embedded(
         )
         raise ValueError(f"{place} is not what {run_dir} embeds, which is {taken}")
     is_frozen = takes_images and cfg.model.freeze == "backbone"  # whose features the run had in float32
-    multiply("highest" if is_frozen else OmegaConf.select(cfg, "model.matmul_precision", default="highest"))
+    multiply("highest" if is_frozen else cfg.model.matmul_precision)
     if not takes_images:
         return _of_vectors(cfg, run_dir, place, trusted, device, batch_size, on_progress)
     found = new_images(place)
@@ -216,6 +218,9 @@ def configuration(run_dir: Path) -> DictConfig:
         raise ValueError(f"{file} is damaged ({reason}); give the run's command again with force=true") from error
     if not isinstance(cfg, DictConfig) or any(value is None for value in needed):
         raise ValueError(f"{file} is not the configuration of a run; give the run's command again with force=true")
+    for key, value in BEFORE_THEY_EXISTED.items():
+        if OmegaConf.select(cfg, key) is None:
+            OmegaConf.update(cfg, key, value)
     return cfg
 
 

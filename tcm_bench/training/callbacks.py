@@ -1,29 +1,30 @@
 """What a run writes while it trains: its history, its progress, the state it resumes from."""
 
-import contextlib
 import csv
 import io
 import logging
 import math
+import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
-from safetensors import safe_open
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 from tcm_bench.files import write_atomic
 from tcm_bench.process import NOTICE, Preempted
-from tcm_bench.results.ledger import TRAIN, VALIDATE, write_progress
+from tcm_bench.results.ledger import BEST, CHECKPOINT, PREVIOUS, TRAIN, VALIDATE, write_progress
 from tcm_bench.tensors import write_tensors
 
 HISTORY = "history.csv"
-CHECKPOINT, PREVIOUS = "last.ckpt", "previous.ckpt"
-BEST, SELECTED_BY = "best.safetensors", "val/recall_at_1"
-STEPS_BETWEEN_VOTES = 8  # of several processes, which must all write or none, and wait for each other to agree
+SELECTED_BY = "val/recall_at_1"
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,10 @@ class History(Callback):
             writer = csv.DictWriter(text, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
-            write_atomic(self.path, text.getvalue())
+            try:
+                write_atomic(self.path, text.getvalue())
+            except OSError as error:  # a full disk: the next epoch writes all rows again
+                log.warning("no %s (%s): training goes on without", self.path, error)
 
 
 class ProgressFile(Callback):
@@ -96,8 +100,7 @@ class ProgressFile(Callback):
 
     def _say(self, trainer: pl.Trainer, stage: str) -> None:
         self.last = time.monotonic()
-        with contextlib.suppress(OSError):  # a full disk: what is trained is worth more than the news of it
-            write_progress(self.run_dir, stage, trainer.global_step, int(trainer.estimated_stepping_batches))
+        write_progress(self.run_dir, stage, trainer.global_step, int(trainer.estimated_stepping_batches))
 
 
 class BestWeights(Callback):
@@ -118,10 +121,19 @@ class BestWeights(Callback):
         return {"epoch": self.epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Know again what the file holds."""
+        """Know again what the file holds.
+
+        Raises:
+            ValueError: If it is not there any more, or damaged.
+        """
         if state_dict["epoch"] is not None:
-            with safe_open(self.path, "pt") as file:
-                notes = file.metadata()
+            try:
+                with safe_open(self.path, "pt") as file:
+                    notes = file.metadata()
+            except (OSError, SafetensorError) as error:
+                raise ValueError(
+                    f"{self.path} held the best weights so far and cannot be read ({error}); force=true starts over"
+                ) from error
             self.best, self.epoch = float(notes["score"]), int(notes["epoch"])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -138,22 +150,42 @@ class BestWeights(Callback):
         """Give a network the weights that were best; returns which those are, in words.
 
         Raises:
-            ValueError: If no epoch was validated.
+            ValueError: If no epoch was validated, or none with a score.
         """
         if self.epoch is None:
             raise ValueError(
-                "selection=best needs a validation, and training ended before the first: see "
-                "trainer.check_val_every_n_epoch"
+                f"selection=best needs a validation with {SELECTED_BY}, and there was none: see "
+                "trainer.check_val_every_n_epoch, or hold out classes with two images at least"
             )
         network.load_state_dict(load_file(self.path))
         return f"epoch {self.epoch}, the best by {SELECTED_BY}"
+
+
+class PlainCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint where it is told, down to the disk.
+
+    Lightning's own holds it in memory a second time, and passes it through the folder for temporary files.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: Mapping[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Write one; what lies there is lost from the first byte on."""
+        with Path(path).open("wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch's own, on a full disk, in place of the system's
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class ResumeCheckpoint(Checkpoint):
     """Everything a killed run needs to go on to the numbers of one that was not, in `last.ckpt`.
 
     Written when an epoch ends, every so many minutes within one, and when a scheduler gives notice, which then ends the
-    run. A file takes its place only when it is whole, and the one before it is kept as `previous.ckpt`.
+    run. A file takes its place only when it is whole, and the one before it is kept as `previous.ckpt`. Of several
+    processes the first writes, and all must see its folder.
 
     Args:
         run_dir: Where the two lie.
@@ -170,7 +202,16 @@ class ResumeCheckpoint(Checkpoint):
         self._saved = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The clock runs from here; a scheduler's notice can wait for the end of a step."""
+        """The clock runs from here; a scheduler's notice can wait for the end of a step.
+
+        Raises:
+            ValueError: If processes have found different checkpoints.
+        """
+        here = torch.tensor([trainer.current_epoch, trainer.global_step], device=pl_module.device)
+        places = trainer.strategy.all_gather(here).reshape(-1, 2)
+        if (places != here).any():
+            steps = ", ".join(map(str, places[:, 1].tolist()))
+            raise ValueError(f"the processes go on from different steps ({steps}): all must see {self.path.parent}")
         self._saved = time.monotonic()
         NOTICE.listen_again()  # Lightning has put itself before it
         NOTICE.can_wait = True
@@ -195,9 +236,8 @@ class ResumeCheckpoint(Checkpoint):
         """After an optimizer step, unless the epoch ends or a validation follows, which a resumed run would miss."""
         batches = batch_idx + 1
         stepped = batches % trainer.accumulate_grad_batches == 0
-        together = trainer.world_size == 1 or batches % STEPS_BETWEEN_VOTES == 0
         validates = batches % (trainer.val_check_batch or math.inf) == 0
-        if stepped and together and not validates and not trainer.is_last_batch:
+        if stepped and not validates and not trainer.is_last_batch:
             waited = time.monotonic() - self._saved
             self._look(trainer, is_due=waited >= max(self.every_s, self._cost_s / self.share))
 
@@ -207,10 +247,15 @@ class ResumeCheckpoint(Checkpoint):
 
     def _look(self, trainer: pl.Trainer, *, is_due: bool) -> None:
         """Write one if any process is of the opinion; end with it if any has been given notice."""
-        is_over = trainer.strategy.reduce_boolean_decision(NOTICE.given is not None, all=False)
-        if is_over or trainer.strategy.reduce_boolean_decision(is_due, all=False):
-            self._save(trainer)
-        if is_over:
+
+        def anyone(opinion: bool) -> bool:
+            return trainer.strategy.reduce_boolean_decision(opinion, all=False)
+
+        given = NOTICE.given is not None  # once: it may come between the two questions
+        if not anyone(is_due or given):
+            return
+        self._save(trainer)
+        if anyone(given):
             raise Preempted(NOTICE.given or "the notice that another process was given")
 
     def _save(self, trainer: pl.Trainer) -> None:

@@ -358,11 +358,15 @@ def step(options: argparse.Namespace) -> float:
 
         def bare(trainer: pl.Trainer) -> None:
             module.zero_grad()
-            module.embedder(batch.inputs).backward(gradient)
+            with trainer.precision_plugin.forward_context():  # type: ignore[union-attr]
+                embeddings = module.embed(batch.inputs)
+            embeddings.backward(gradient)
 
         def plain(trainer: pl.Trainer) -> None:
             module.zero_grad()
-            module.objective(module.embedder(batch.inputs), batch.labels)["loss"].backward()
+            with trainer.precision_plugin.forward_context():  # type: ignore[union-attr]
+                loss = module.objective(module.embed(batch.inputs), batch.labels)["loss"]
+            loss.backward()
             trainer.optimizers[0].step()
 
         watcher.others = {BARE: bare, "  with loss and optimizer, a plain loop": plain}

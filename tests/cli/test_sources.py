@@ -14,6 +14,7 @@ from tcm_bench.runs.run import execute
 OWN = {
     "axis": "similarity",
     "far_bounds": [0.05, 0.5],
+    "further_far_bounds": [[0.02, 0.2]],
     "num_thresholds": 7,
     "c": 2.0,
     "eps": 0.25,
@@ -60,7 +61,8 @@ def test_a_given_option_counts_for_more_and_is_named(outputs):
     assert "recall_at_2" in found
     assert not {"recall_at_1", "tar_at_far_2pct"} & set(found)
     line = next(line for line in tcm_bench(*words).stdout.splitlines() if line.startswith("settings: "))
-    assert "axis similarity, far_bounds 0.05 to 0.5, num_thresholds 5, c 2.0, eps 0.25, ranking pointwise" in line
+    ranges = "far_bounds 0.05 to 0.5, further_far_bounds 0.02 to 0.2"
+    assert f"axis similarity, {ranges}, num_thresholds 5, c 2.0, eps 0.25, ranking pointwise" in line
     assert line.endswith(f"those of {run / 'config.yaml'}; as given: ks, num_thresholds, far_levels")
 
 

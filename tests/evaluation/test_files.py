@@ -88,7 +88,7 @@ def test_the_summary_has_the_names_of_a_runs_row(tmp_path):
         "images": 30, "queries": 30, "classes": 6, "singletons": 1, "noise_unknown": 0, "coarse": 0,
         "positive_pairs": found.consistency.num_positive_pairs, "negative_pairs": found.consistency.num_negative_pairs,
     }  # fmt: skip
-    assert numbers["settings"] == {**SETTINGS, "far_bounds": [0.1, 0.6]}
+    assert numbers["settings"] == {**SETTINGS, "far_bounds": [0.1, 0.6], "further_far_bounds": [[0.05, 0.3]]}
 
 
 def test_an_evaluation_of_an_earlier_version_is_read_by_todays_names(tmp_path):

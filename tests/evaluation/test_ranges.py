@@ -106,6 +106,15 @@ def test_the_spread_is_that_of_the_middle_classes_or_unknown():
     assert math.isnan(spread(torch.full((3,), torch.nan, dtype=torch.float64)))
 
 
+@pytest.mark.parametrize("axis", ["distance", "similarity", "far"])
+def test_a_range_that_few_pairs_cannot_show_is_undefined_and_says_so(axis):
+    x, y = table(40, 10)
+    found = evaluate(x, y, axis=axis, far_bounds=(0.1, 0.5), further_far_bounds=((1e-4, 1e-3),))
+    assert found.consistency.reason is None
+    assert math.isnan(found.scores()["opis_far_1e-3"])
+    assert found.reason.startswith("opis_far_1e-3: degenerate calibration range: both false accept rates are reached")
+
+
 @pytest.mark.parametrize(
     ("further", "message"),
     [

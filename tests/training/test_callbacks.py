@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,8 @@ import pytest
 import torch
 from killed import killed_at
 
-from tcm_bench.training.callbacks import BEST, CHECKPOINT, HISTORY, PREVIOUS, History, ProgressFile
+from tcm_bench.results.ledger import BEST, CHECKPOINT, PREVIOUS, RESULT
+from tcm_bench.training.callbacks import HISTORY, History, PlainCheckpoints, ProgressFile
 from tcm_bench.training.module import RetrievalModule
 
 TERMS = ("loss", "base", "tcm", "tcm_positive", "tcm_negative", "hard_positives", "hard_negatives")
@@ -140,12 +142,31 @@ def test_a_run_limited_in_steps_starts_over(tmp_path, run, killed):
     assert (cut / HISTORY).read_bytes() == (whole / HISTORY).read_bytes()
 
 
-def test_a_checkpoint_that_cannot_be_read_leaves_the_one_before_it(tmp_path, run, killed):
+def cut_short(content: bytes) -> bytes:
+    return content[:-500]
+
+
+def with_an_empty_page(content: bytes) -> bytes:
+    """In the midst of a tensor, as a power cut leaves it: torch reads it as if it were whole."""
+    found = content.index(b"data/0")  # the head's weights, 32 x 16 numbers
+    return content[: found + 500] + bytes(500) + content[found + 1000 :]
+
+
+def nothing(content: bytes) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize("damaged", [cut_short, with_an_empty_page, nothing])
+def test_a_checkpoint_that_is_damaged_leaves_the_one_before_it(tmp_path, run, killed, damaged):
     longer = ["trainer.max_epochs=4", *EVERY_STEP]
     _, whole = run(tmp_path / "whole", *longer)
     killed(*longer)
     cut = tmp_path / "cut" / "runs" / whole.name
-    (cut / CHECKPOINT).write_bytes((cut / CHECKPOINT).read_bytes()[:-500])
+    good = (cut / PREVIOUS).read_bytes()
+    (cut / CHECKPOINT).write_bytes(damaged((cut / CHECKPOINT).read_bytes()))
+    with killed_at(2):  # the next one is written, and the damaged one not kept in the place of the good one
+        run(tmp_path / "cut", *longer)
+    assert (cut / PREVIOUS).read_bytes() == good
     run(tmp_path / "cut", *longer)
     assert (cut / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
     assert not list(cut.glob("*.ckpt"))
@@ -162,6 +183,43 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, run, monkeypa
     assert "no checkpoint ([Errno 28] No space left on device): training goes on without" in caplog.text
     assert (other / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
     assert not list(other.glob("*.partial"))
+
+
+def test_a_checkpoint_that_the_system_refuses_is_told_as_its_refusal(tmp_path):
+    """Not as torch's, of which nobody would know that it is the disk."""
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, largest[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            PlainCheckpoints().save_checkpoint({"weights": torch.zeros(100_000)}, tmp_path / CHECKPOINT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, largest)
+
+
+def test_a_history_that_cannot_be_written_costs_no_training(tmp_path, run, caplog):
+    _, whole = run(tmp_path / "whole")
+    (tmp_path / "other" / "runs" / whole.name / HISTORY / "in the way").mkdir(parents=True)
+    result, _ = run(tmp_path / "other")
+    assert result.status == "finished"
+    assert "history.csv ([Errno" in caplog.text
+
+
+def test_best_weights_that_are_gone_are_told(tmp_path, run, killed):
+    longer = ["data.loader.validation_classes=3", "trainer.max_epochs=4", "selection=best"]
+    killed(*longer)
+    (best,) = (tmp_path / "cut" / "runs").glob(f"*/{BEST}")
+    best.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"best\.safetensors held the best weights so far and cannot be read .*force"):
+        run(tmp_path / "cut", *longer)
+
+
+def test_what_a_kill_has_left_of_a_finished_run_is_removed(tmp_path, run):
+    """Between the row and the checkpoints."""
+    _, folder = run(tmp_path)
+    (folder / CHECKPOINT).touch()
+    run(tmp_path)
+    assert not (folder / CHECKPOINT).exists()
+    assert (folder / RESULT).exists()
 
 
 def test_progress_file_says_how_far_training_is_but_not_at_every_step(tmp_path):

@@ -57,7 +57,8 @@ def test_processes_started_by_torchrun_or_srun_share_a_run(tmp_path, vectors, ru
     """Proxies, whose gradients pass no gather; once, once more over the finished run, and an endless one, stopped."""
     settings = [*UNEVEN, *PROXIES]
     _, alone = run(tmp_path / "one", *settings)
-    _, _, *words = command(tmp_path / "two", *head(vectors), *settings, "machine.devices=2")
+    ddp = ["machine=ddp", "machine.accelerator=cpu", "machine.num_workers=0"]
+    _, _, *words = command(tmp_path / "two", *head(vectors), *settings, *ddp)
     script = str(Path(__file__).parents[1] / "shared_run.py")
     ran = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
