@@ -14,6 +14,7 @@ from tcm_bench.results.ledger import Run, science_hash
 
 FACTORS = ("data", "backbone", "loss")
 UNKNOWN = "?"
+PAPER, OWN = "paper", "own"
 
 
 class Label(NamedTuple):
@@ -25,7 +26,8 @@ class Label(NamedTuple):
         loss: See `data`.
         setting: In what its comparison differs from others of the same three names, as `lr=0.01 max_epochs=4`; empty
             if in nothing.
-        tcm: Name of the TCM setting, and what was set by hand or differs from others of that name.
+        tcm: Name of the TCM setting, `own` where the article's was changed by hand, and what was set by hand or differs
+            from others of that name.
         seed: Of the run.
     """
 
@@ -60,9 +62,7 @@ def labels(runs: Sequence[Run]) -> list[Label]:
     )
     arms = _texts([_arm(*one) for one in zip(runs, settings, strict=True)], short, by_hand=True)
     found = [
-        Label(
-            *_names(run), setting, f"{run.choices.get('tcm', UNKNOWN)} {arm}".rstrip(), str(run.choices.get("seed", 0))
-        )
+        Label(*_names(run), setting, f"{_tcm_name(run)} {arm}".rstrip(), str(run.choices.get("seed", 0)))
         for run, setting, arm in zip(runs, comparisons, arms, strict=True)
     ]
     owners = defaultdict(set)
@@ -117,7 +117,7 @@ def _comparison(run: Run, settings: Mapping[str, Any], seeded: Container[str]) -
 def _arm(run: Run, settings: Mapping[str, Any]) -> _Kind:
     chosen = {key: value for key, value in _by_hand(run).items() if _is_tcm(key)}
     values = {key: value for key, value in settings.items() if _is_tcm(key)}
-    name = str(run.choices.get("tcm", UNKNOWN))
+    name = _tcm_name(run)
     return _Kind(
         identity=science_hash({"name": name, **(values or chosen)}), names=(name,), chosen=chosen, values=values
     )
@@ -224,6 +224,12 @@ def _text(value: Any) -> str:
 def _names(run: Run) -> tuple[str, str, str]:
     data, backbone, loss = (str(run.choices.get(factor, UNKNOWN)) for factor in FACTORS)
     return data, backbone, loss
+
+
+def _tcm_name(run: Run) -> str:
+    """Name of the option; the article's is kept for the article's values, and another one is `own`."""
+    name = str(run.choices.get("tcm", UNKNOWN))
+    return OWN if name == PAPER and any(map(_is_tcm, run.choices)) else name
 
 
 def _by_hand(run: Run) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def test_each_tcm_variant_is_compared_with_the_same_base(run):
     runs = [run("none", opis=0.04), run("paper", opis=0.03), run("wide", opis=0.05)]
     runs.append(run("paper", opis=0.02, choices={"tcm.negative_margin": "0.2"}))
     rows = fold(runs).rows
-    assert rows["tcm"].tolist() == ["paper", "wide", "paper negative_margin=0.2"]
+    assert rows["tcm"].tolist() == ["paper", "wide", "own negative_margin=0.2"]
     assert rows["opis_tcm"].tolist() == [0.03, 0.05, 0.02]
     assert rows["opis_base"].tolist() == [0.04] * 3
 
@@ -139,7 +139,7 @@ def test_a_base_whose_margins_decide_nothing_serves_every_variant(run):
         weighted(*arm) for arm in (("none", 0.3, 0.0), ("none", 0.4, 0.0), ("paper", 0.3, 1.0), ("paper", 0.4, 1.0))
     ]
     found = fold(runs)
-    assert found.rows["tcm"].tolist() == ["paper negative_margin=0.3", "paper negative_margin=0.4"]
+    assert found.rows["tcm"].tolist() == ["own negative_margin=0.3", "own negative_margin=0.4"]
     assert found.rows["seeds"].tolist() == [1, 1]
     assert found.notes == ()
     other = weighted("none", 0.4, 0.0, opis=0.9)

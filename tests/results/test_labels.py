@@ -44,7 +44,9 @@ def test_margins_are_part_of_the_tcm_setting():
         planned(f"tcm={tcm}", f"tcm.negative_margin={margin}") for tcm in ("none", "paper") for margin in (0.3, 0.4)
     ]
     assert [label.tcm for label in labels(runs)] == [
-        f"{tcm} negative_margin={m}" for tcm in ("none", "paper") for m in (0.3, 0.4)
+        f"{tcm} negative_margin={m}"
+        for tcm in ("none", "own")
+        for m in (0.3, 0.4)  # the article has neither margin
     ]
     assert {label.setting for label in labels(runs)} == {""}
     assert [is_base(run) for run in runs] == [True, True, False, False]
@@ -116,7 +118,7 @@ def test_runs_of_other_science_never_share_a_label(several):
 def test_old_rows_go_by_what_was_chosen():
     names = {"data": "emoji", "backbone": "b", "loss": "l", "tcm": "paper", "seed": 0}
     runs = [Run(run_id=str(m), comparison_id="c", choices={**names, "tcm.negative_margin": str(m)}) for m in (0.3, 0.4)]
-    assert [label.tcm for label in labels(runs)] == ["paper negative_margin=0.3", "paper negative_margin=0.4"]
+    assert [label.tcm for label in labels(runs)] == ["own negative_margin=0.3", "own negative_margin=0.4"]
 
 
 def test_every_experiment_has_a_label_of_its_own():

@@ -120,7 +120,7 @@ def unnamed(output: Path, *overrides: str, cwd: Path | None = None) -> tuple[str
 def test_a_sweep_of_margins_ends_in_a_table_with_a_row_for_each(tmp_path, vectors):
     margins = ["tcm=none,paper", "tcm.negative_margin=0.3,0.4", *head(vectors)]
     shown, table = unnamed(tmp_path, *margins)
-    assert table["tcm"].tolist() == ["paper negative_margin=0.3", "paper negative_margin=0.4"]
+    assert table["tcm"].tolist() == ["own negative_margin=0.3", "own negative_margin=0.4"]
     assert table["seeds"].tolist() == [1, 1]
     assert table["opis_base"].nunique() == 1  # one base for both
     assert table["opis_tcm"].nunique() == 2
