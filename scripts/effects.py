@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from tcm_bench.files import file_sha256
+
 PROJECT = Path(__file__).parents[1]
 # Of each study the setting, as the rows name it, and what it is for people.
 STUDIES = {
@@ -69,6 +71,11 @@ def drawn(rows: pd.DataFrame, setting: str, title: str) -> Figure:
     return figure
 
 
+def origin(file: Path) -> dict[str, str | None]:
+    """What a picture says of the rows that it was drawn from."""
+    return {"Software": None, "Source": f"results/{file.name} {file_sha256(file)}"}
+
+
 def main() -> None:
     """All studies whose rows are there."""
     folder = PROJECT / "docs" / "evidence"
@@ -77,7 +84,7 @@ def main() -> None:
         file = PROJECT / "results" / f"why_{name}.csv"
         if file.exists():
             rows = pd.read_csv(file).astype({"setting": object}).fillna({"setting": ""})
-            drawn(rows, setting, title).savefig(folder / f"{name}.png", dpi=120)
+            drawn(rows, setting, title).savefig(folder / f"{name}.png", dpi=120, metadata=origin(file))
 
 
 if __name__ == "__main__":

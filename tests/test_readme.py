@@ -1,5 +1,6 @@
 """The code blocks of the README and of docs/ are run, so that they cannot go stale."""
 
+import csv
 import importlib.util
 import re
 import shlex
@@ -10,6 +11,7 @@ from functools import partial
 import pytest
 from answers import answer
 from hydra import compose, initialize_config_dir
+from PIL import Image
 from typer.testing import CliRunner
 from vectors import command, head, write_vectors
 
@@ -62,6 +64,26 @@ def test_the_table_of_recipes_is_that_of_the_configuration():
     assert len(script.cells()) == 16
     text = script.DOCUMENT.read_text(encoding="utf-8")
     assert script.rendered(text) == text
+
+
+def test_the_pictures_of_the_studies_are_drawn_from_their_rows():
+    """`python scripts/effects.py` draws them."""
+    script = imported("effects")
+    for name in script.STUDIES:
+        with Image.open(PROJECT_ROOT / "docs" / "evidence" / f"{name}.png") as picture:
+            assert picture.text == {"Source": script.origin(PROJECT_ROOT / "results" / f"why_{name}.csv")["Source"]}
+
+
+def test_the_picture_of_the_readme_shows_runs_of_its_table():
+    """`tcm-bench curves` draws it, of one seed; the table has the means of them all."""
+    with Image.open(PROJECT_ROOT / "outputs" / "utility_curves.png") as picture:
+        drawn = re.findall(r"of comparison (\w+), OPIS ([\d.]+)", picture.text["Description"])
+    with (PROJECT_ROOT / "results" / "mini.csv").open() as file:
+        rows = {row["comparison_id"]: row for row in csv.DictReader(file)}
+    (comparison, base), (same, tcm) = drawn
+    assert comparison == same
+    assert float(base) == pytest.approx(float(rows[comparison]["opis_base"]), rel=0.1)
+    assert float(tcm) == pytest.approx(float(rows[comparison]["opis_tcm"]), rel=0.1)
 
 
 TRAIN = [words[words.index("train.py") + 1 :] for words in commands() if "train.py" in words]

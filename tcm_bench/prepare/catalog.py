@@ -180,6 +180,7 @@ GROCERY = Dataset(
     splits=grocery.grocery,
     terms="MIT",
     counts=grocery.COUNTS,
+    fingerprints={"train": "178bd1500a5f18230f1aa714c56f96fef5894733fb669cd340d738178c145285"},
     manual=(
         "Open https://github.com/marcusklasson/GroceryStoreDataset and choose Code, Download ZIP; or clone it and\n"
         "give the folder. (The bytes of such an archive are made anew by each download: it has no checksum.)"

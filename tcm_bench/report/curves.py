@@ -110,6 +110,8 @@ def utility_figure(base: Source, tcm: Source) -> Figure:
 def write_utility_figure(base: Source, tcm: Source, path: Path) -> Path:
     """Draw `utility_figure` into a file; its suffix, one of `FORMATS`, says how.
 
+    The file says in its metadata which runs of which comparison were drawn, and their OPIS.
+
     Raises:
         ValueError: If the suffix is another one, or as `utility_figure` says.
     """
@@ -117,9 +119,20 @@ def write_utility_figure(base: Source, tcm: Source, path: Path) -> Path:
         raise ValueError(f"cannot draw into '{path.name}'; end the name in one of {', '.join(FORMATS)}")
     figure = utility_figure(base, tcm)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unsaid = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    figure.savefig(path, dpi=200, metadata=unsaid[path.suffix.lower()])
+    drawn = "; ".join(filter(None, map(_told, (base, tcm)))) or None
+    metadata = {
+        ".png": {"Software": None, "Description": drawn},
+        ".svg": {"Date": None, "Description": drawn},
+        ".pdf": {"CreationDate": None, "Subject": drawn},
+    }[path.suffix.lower()]
+    figure.savefig(path, dpi=200, metadata=metadata)
     return path
+
+
+def _told(source: Source) -> str | None:
+    """What a picture says of a run that is drawn in it."""
+    run = read_result(source.path) if source.kind == "run" else None
+    return f"run {run.run_id} of comparison {run.comparison_id}, OPIS {run.metrics['opis']}" if run else None
 
 
 def _panel(source: Source, settings: Settings) -> Panel:

@@ -128,10 +128,7 @@ def test_a_subset_of_each_set_of_files_is_verified(name, tmp_path):
     assert done.exit_code == 0
     line, *identity = done.stdout.splitlines()
     assert line.startswith(f"{tmp_path} is a subset of {name}, all well: 17 train images of 4 classes and 17 test")
-    if name == "grocery":  # no benchmark
-        assert not identity
-    else:
-        assert re.fullmatch(r"is it the benchmark .*\? no: 4 train classes where .* are expected", *identity)
+    assert re.fullmatch(r"is it the benchmark .*\? no: 4 train classes where .* are expected", *identity)
     assert not done.stderr
 
 
