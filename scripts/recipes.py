@@ -17,6 +17,10 @@ MARKED = re.compile(r"(<!-- cells -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 COUNTS = {"cub": cub.COUNTS, "cars": cars.COUNTS, "sop": sop.COUNTS, "inat": inat.COUNTS}
 # Images a second in training, on one A100 with bf16: assumed, to have an idea of the cost.
 SPEED = {"resnet50": 1000, "vit_base_patch16_224": 600}
+# What a network keeps of an image for its backward pass in bf16, and its weights with gradients and Adam's two means.
+IMAGE_MB = {"resnet50": 44, "vit_base_patch16_224": 66}
+WEIGHTS_GB = {"resnet50": 0.4, "vit_base_patch16_224": 1.4}
+MATRICES = 12  # of batch x batch float32 numbers, which a loss and TCM hold at once
 TITLES = [
     "cell",
     "network",
@@ -30,6 +34,7 @@ TITLES = [
     "held out",
     "R@k",
     "GPU hours",
+    "GB",
 ]
 
 
@@ -45,6 +50,9 @@ def line(name: str, cfg: DictConfig) -> list[str]:
     trained = cfg.trainer.max_epochs * images * (1 - loader.validation_classes / classes)
     passes = 4 / 3 if cfg.machine.chunk_size else 1  # with chunks every image goes forward twice
     schedule = cfg.optim.schedule
+    batch = loader.classes_per_batch * loader.images_per_class
+    at_once = min(cfg.machine.chunk_size or batch, batch)
+    memory_gb = at_once * IMAGE_MB[backbone.architecture] / 1e3 + 4 * MATRICES * batch**2 / 1e9
     head_rate = f", head x {cfg.optim.head_lr_scale:g}" if cfg.optim.head_lr_scale != 1 else ""
     found: list[Any] = [
         name,
@@ -59,6 +67,7 @@ def line(name: str, cfg: DictConfig) -> list[str]:
         loader.validation_classes,
         "/".join(map(str, cfg.metrics.evaluation.ks)),
         f"{trained * passes / SPEED[backbone.architecture] / 3600:.1f}",
+        f"{memory_gb + WEIGHTS_GB[backbone.architecture]:.0f}",
     ]
     return [str(value) for value in found]
 
