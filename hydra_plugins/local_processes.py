@@ -1,7 +1,7 @@
 """Hydra's launcher for this machine. Under `hydra_plugins`, because Hydra takes launchers from there only."""
 
 import os
-import queue
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from multiprocessing import resource_tracker
@@ -13,7 +13,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from tcm_bench.process import cores, hold_ctrl_c
+from tcm_bench.process import cores, hold_ctrl_c, keep_to_cores
 
 LAST_WORDS_S = 3  # after Ctrl-C, which reaches the processes as well: they write down how far they are
 
@@ -24,11 +24,16 @@ class LocalProcesses(Launcher):
     The launcher of hydra-joblib-launcher has all jobs in one pool, and a process that is killed, as the system does
     when memory runs out, takes the pool with it. Here each process is a pool of its own: the job dies alone and is not
     repeated, and the next one gets a new process. How a job runs in its process is that launcher's own code.
+
+    Each process has its share of the cores, and a GPU of its own as far as there are enough. After a job that failed
+    on a GPU it is a new process, as a fault of CUDA lasts as long as the process. The two arms of a comparison run one
+    after the other in the same process, so that the first comparisons are known early.
     """
 
-    def __init__(self, n_jobs: int) -> None:
-        """Take the number of processes, at least 1."""
+    def __init__(self, n_jobs: int, accelerator: str = "auto") -> None:
+        """Take the number of processes, at least 1, and where jobs compute: for `cpu` no GPU is given out."""
         self.n_jobs = n_jobs
+        self.accelerator = accelerator
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra gives to every launcher."""
@@ -48,28 +53,38 @@ class LocalProcesses(Launcher):
         from joblib.externals.loky import ProcessPoolExecutor
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+        from tcm_bench.runs.sweep import gpus_for, planned_jobs
+
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         resource_tracker.ensure_running()  # here, because starting it undoes `hold_ctrl_c` (in Python 3.11 to 3.13)
         state = Singleton.get_state()
         n_jobs = min(self.n_jobs, len(job_overrides))
-        waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for number in range(len(job_overrides)):
-            waiting.put(number)
+        planned = planned_jobs(initial_job_idx, len(job_overrides))
+        gpus = gpus_for(self.accelerator, planned)
+        waiting = Waiting([job.comparison for job in planned], [job.gpu_hours for job in planned])
         returned: dict[int, JobReturn] = {}
         pools: dict[int, Any] = {}
 
         def work(slot: int) -> None:
             """One job after the other, in a process of this slot's own."""
             hold_ctrl_c()  # the main thread gets it, and each job when it is ready for it
-            while (number := _next(waiting)) is not None:
+            gpu = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
+            while (number := waiting.next(slot)) is not None:
                 if slot not in pools:
-                    pools[slot] = ProcessPoolExecutor(max_workers=1, env=_shared_threads(n_jobs))
+                    pools[slot] = ProcessPoolExecutor(
+                        max_workers=1,
+                        env={**_shared_threads(n_jobs), **gpu},
+                        initializer=keep_to_cores,
+                        initargs=(slot, n_jobs),
+                    )
                 overrides, place = job_overrides[number], initial_job_idx + number
                 context, config, task = self.hydra_context, self.config, self.task_function
                 try:
                     job = pools[slot].submit(execute_job, place, overrides, context, config, task, state)
                     returned[number] = job.result()
+                    if gpu and getattr(returned[number]._return_value, "status", "failed") == "failed":
+                        pools.pop(slot).shutdown()
                 except TerminatedWorkerError:
                     del pools[slot]
                     returned[number] = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
@@ -80,8 +95,7 @@ class LocalProcesses(Launcher):
                 for ended in as_completed(running):
                     ended.result()
             except BaseException:
-                while _next(waiting) is not None:
-                    pass
+                waiting.clear()
                 try:
                     wait(running, timeout=LAST_WORDS_S)
                 finally:  # also after a second Ctrl-C
@@ -93,11 +107,40 @@ class LocalProcesses(Launcher):
         return [returned[number] for number in sorted(returned)]
 
 
-def _next(waiting: "queue.SimpleQueue[int]") -> int | None:
-    try:
-        return waiting.get_nowait()
-    except queue.Empty:
-        return None
+class Waiting:
+    """Jobs that nobody has taken yet, in an order in which comparisons are whole early, and the long ones begin first.
+
+    Example:
+        >>> waiting = Waiting(["a", "b", "a", "b", "c"], [1, 1, 1, 1, 9])
+        >>> [waiting.next(slot) for slot in (0, 1, 1, 0, 0, 1)]  # c, a, the other a, b, the other b
+        [4, 0, 2, 1, 3, None]
+    """
+
+    def __init__(self, comparisons: Sequence[str], hours: Sequence[float]) -> None:
+        """Take what each job is part of, and how long it is expected to take."""
+        order = sorted(range(len(comparisons)), key=lambda number: -hours[number])
+        self.waiting = {number: comparisons[number] for number in order}
+        self.at: dict[int, str] = {}  # what each slot has last had a job of
+        self.lock = threading.Lock()
+
+    def next(self, slot: int) -> int | None:
+        """Number of the job for a slot: of the comparison it is at, else of one that nobody is at, else any."""
+        with self.lock:
+
+            def nearness(number: int) -> int:
+                comparison = self.waiting[number]
+                return 0 if comparison == self.at.get(slot) else 2 if comparison in self.at.values() else 1
+
+            if not self.waiting:
+                return None
+            number = min(self.waiting, key=nearness)
+            self.at[slot] = self.waiting.pop(number)
+            return number
+
+    def clear(self) -> None:
+        """Give out no more."""
+        with self.lock:
+            self.waiting.clear()
 
 
 def _shared_threads(processes: int) -> dict[str, str]:

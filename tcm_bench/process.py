@@ -27,6 +27,21 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def keep_to_cores(slot: int, slots: int) -> None:
+    """From here on this process has its share of the cores: so many threads and workers it starts as they are.
+
+    Args:
+        slot: Which of the processes that share them.
+        slots: How many these are; if more than cores, several have the same one.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    mine = sorted(os.sched_getaffinity(0))
+    share = max(len(mine) // slots, 1)
+    first = slot * share % len(mine)
+    os.sched_setaffinity(0, mine[first : first + share])
+
+
 def launched_processes() -> int | None:
     """Processes of this run on each node, if torchrun or srun has started them; None if this one was started alone."""
     if "LOCAL_WORLD_SIZE" in os.environ:

@@ -26,6 +26,8 @@ def forked(world: int, work: Callable[[int], object]) -> list[int]:
             work(rank)
         except KeyboardInterrupt:
             os._exit(0)
+        except SystemExit as end:
+            os._exit(end.code)
         except BaseException:  # noqa: BLE001
             sys.excepthook(*sys.exc_info())
             os._exit(1)

@@ -19,7 +19,7 @@ import tcm_bench.runs.experiment  # noqa: F401 - here once, instead of in every 
 from tcm_bench.cli.app import app
 from tcm_bench.results import ledger
 from tcm_bench.results.ledger import BEST, CHECKPOINT, PREVIOUS
-from tcm_bench.runs.naming import PROJECT_ROOT
+from tcm_bench.runs.naming import PROJECT_ROOT, composed
 from tcm_bench.runs.run import main
 from tcm_bench.training.diverged import DIVERGED
 
@@ -64,6 +64,9 @@ def test_the_table_of_recipes_is_that_of_the_configuration():
     assert len(script.cells()) == 16
     text = script.DOCUMENT.read_text(encoding="utf-8")
     assert script.rendered(text) == text
+    for name in script.cells():  # what plans and the order of a sweep go by
+        cfg = composed(f"+experiment={name}")
+        assert [f"{cfg.cost.gpu_hours:.1f}", f"{cfg.cost.memory_gb:g}"] == script.line(name, cfg)[-2:]
 
 
 def test_the_pictures_of_the_studies_are_drawn_from_their_rows():

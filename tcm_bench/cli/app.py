@@ -5,7 +5,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from tcm_bench.cli import data, embed, evaluate, runs, weights
+from tcm_bench.cli import data, embed, evaluate, report, status, weights
 from tcm_bench.process import end_interrupted
 
 
@@ -33,11 +33,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Look at what has been trained, and at what to train on. Training itself is `python train.py --help`.",
 )
-app.command()(runs.status)
-app.command()(runs.report)
-app.command()(runs.choose)
-app.command()(runs.curves)
-app.command()(runs.replay)
+app.command()(status.status)
+app.command()(report.report)
+app.command()(report.choose)
+app.command()(report.curves)
+app.command()(report.replay)
 app.command()(evaluate.evaluate)
 app.command()(evaluate.compare)
 app.command()(embed.embed)

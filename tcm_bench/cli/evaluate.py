@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from tcm_bench.cli.runs import OutputDir, console
+from tcm_bench.cli.report import OutputDir, console
 from tcm_bench.evaluation.settings import Axis, Ranking, Settings
 from tcm_bench.report.scores import details, score
 from tcm_bench.report.source import KINDS, Source, source

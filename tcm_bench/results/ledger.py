@@ -1,15 +1,18 @@
 """One run, one folder, one `result.json`: the only record that tables and figures are folded from.
 
 A run's folder is named by `run_id`, a hash of the configuration that decides its numbers. While the run is
-alive it holds `running.json` (what it is doing, how far it is); when it ends, however it ends, `result.json`
-takes its place in one atomic step. A folder with the first file and no living process is a run that was killed.
+alive it holds `running.json` (what it is doing, how far it is), which is touched every few seconds; when it ends,
+however it ends, `result.json` takes its place in one atomic step. A folder with the first file of which nothing has
+been heard for a while is that of a run which was killed, on whatever machine.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import shlex
 import socket
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,22 +24,26 @@ from tcm_bench.files import write_atomic
 from tcm_bench.process import is_first_process
 from tcm_bench.results.old_names import renamed
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 RESULT = "result.json"
 RUNNING = "running.json"
 SWEEPS = "sweeps"  # one list for each
 EMBEDDINGS = "test_embeddings.safetensors"  # embeddings (items, dim), labels and indices (items,)
 WEIGHTS = "weights.safetensors"  # of the network that made them
 CONFIG = "config.yaml"  # the run's configuration, resolved
+HISTORY = "history.csv"  # see `tcm_bench.training.callbacks`
 EVALUATION = "evaluation.json"  # what the embeddings came to; see `tcm_bench.evaluation.files`
 CHECKPOINT, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.safetensors"  # see `tcm_bench.training.callbacks`
 UNFINISHED = (CHECKPOINT, PREVIOUS, BEST)  # what only a run needs that has not come to its end
 # What a run does, one after the other.
 FEATURES, BEFORE, TRAIN, VALIDATE, TEST = "features", "before", "train", "validate", "test"
 LAST_EPOCH = "last epoch"  # whose weights are evaluated unless others are asked for
+BEAT_S = 10  # between two signs of life of a run
+STALE_S = 45  # without one, and it counts as killed
 
 Status = Literal["finished", "failed", "interrupted", "debug"]
-State = Literal["finished", "failed", "interrupted", "debug", "running", "pending"]
+# `stale`: killed without a word; `interrupted` runs have left a row.
+State = Literal["finished", "failed", "interrupted", "debug", "running", "stale", "absent"]
 ENDED_WELL = ("finished", "debug")
 
 
@@ -49,12 +56,20 @@ class Run(BaseModel):
             in lists written before they had it.
         choices: Names chosen for data, backbone, loss and tcm, the seed, and what else was set by hand.
         science: The science configuration, resolved. Empty in rows and lists of before `schema_version` 2.
+        words: What `python train.py` was given. Empty before `schema_version` 4.
     """
 
     run_id: str
     comparison_id: str = ""
     choices: dict[str, str | int]
     science: dict[str, Any] = {}
+    words: list[str] = []
+
+    @property
+    def command(self) -> str | None:
+        """What makes this run and no other; None if that was not noted."""
+        alone = ["hydra.mode=RUN"] if any(word.startswith("+sweep=") for word in self.words) else []
+        return _command([*self.words, *alone]) if self.words else None
 
 
 class Result(Run):
@@ -62,7 +77,7 @@ class Result(Run):
 
     Attributes:
         schema_version: Of this file: 2 since the row holds `science`, 3 since it holds `intervals` and says
-            `num_thresholds`, `threshold_low`, `threshold_high` and `tar_at_far_*`.
+            `num_thresholds`, `threshold_low`, `threshold_high` and `tar_at_far_*`, 4 since it holds `words`.
         status: How the run ended; `reason` says why unless it finished. `debug`: to its end, but on a few classes, so
             that its metrics are no result.
         metrics: Fractions in [0, 1]; None where a metric is undefined (then `reason` says why). On unseen classes by
@@ -99,14 +114,26 @@ class Result(Run):
 
 
 class Sweep(BaseModel):
-    """What a sweep consists of."""
+    """What a sweep consists of, and what `python train.py` was given."""
 
     name: str
     runs: list[Run]
+    words: list[str] = []
+
+    @property
+    def command(self) -> str | None:
+        """What starts it, and takes it up again; None if that was not noted."""
+        return _command(self.words) if self.words else None
 
 
 class Progress(BaseModel):
-    """What a living run is doing: `done` of `total` units of `stage`."""
+    """What a living run is doing: `done` of `total` units of `stage`.
+
+    Attributes:
+        started: When the process took up the run, in seconds since 1970.
+        stage_started: When it began what it is doing.
+        done_before: Of the units that were done then, by an earlier process, say.
+    """
 
     pid: int
     host: str
@@ -114,6 +141,16 @@ class Progress(BaseModel):
     stage: str
     done: int = 0
     total: int = 0
+    stage_started: float = 0.0
+    done_before: int = 0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of the stage, at its pace so far; None if that is not known yet."""
+        now_done = self.done - self.done_before
+        if not self.total or now_done <= 0 or not self.stage_started:
+            return None
+        return (time.time() - self.stage_started) / now_done * (self.total - self.done)
 
 
 def science_hash(science: Mapping[str, Any]) -> str:
@@ -137,12 +174,47 @@ def write_progress(run_dir: Path, stage: str, done: int = 0, total: int = 0) -> 
     path = run_dir / RUNNING
     earlier = _read(path, Progress)
     alive = earlier is not None and (earlier.pid, earlier.host) == (os.getpid(), socket.gethostname())
-    started = earlier.started if alive and earlier else time.time()
+    now = time.time()
+    same = alive and earlier is not None and earlier.stage == stage and earlier.done <= done
     progress = Progress(
-        pid=os.getpid(), host=socket.gethostname(), started=started, stage=stage, done=done, total=total
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        started=earlier.started if alive and earlier else now,
+        stage=stage,
+        done=done,
+        total=total,
+        stage_started=earlier.stage_started if same and earlier else now,
+        done_before=earlier.done_before if same and earlier else done,
     )
     with contextlib.suppress(OSError):
         write_atomic(path, progress.model_dump_json())
+
+
+@contextlib.contextmanager
+def heartbeat(run_dir: Path) -> Iterator[None]:
+    """Within, give a sign of life every `BEAT_S` seconds, whatever the run is busy with."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_S):
+            with contextlib.suppress(OSError):  # the run has ended, or the file server is away
+                os.utime(run_dir / RUNNING)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def last_beat(run_dir: Path) -> float | None:
+    """When a run at work was last heard of, in seconds since 1970 by the file server's clock; None if it is not."""
+    try:
+        return (run_dir / RUNNING).stat().st_mtime
+    except FileNotFoundError:
+        return None
 
 
 def read_progress(run_dir: Path) -> Progress | None:
@@ -185,28 +257,38 @@ def read_result(run_dir: Path) -> Result | None:
 
 
 def state(run_dir: Path) -> State:
-    """Where a run stands; one that was killed without a word is `interrupted`."""
+    """Where a run stands, as its folder tells on any machine.
+
+    The clocks of the machines must agree to a few seconds.
+    """
     progress = read_progress(run_dir)
     if progress is not None:
-        return "running" if _is_alive(progress) else "interrupted"
+        return "running" if _is_alive(progress, run_dir) else "stale"
     result = read_result(run_dir)
-    return result.status if result else "pending"
+    return result.status if result else "absent"
 
 
-def write_sweep(output_dir: Path, name: str, runs: Sequence[Run]) -> None:
-    """Write down what a sweep consists of, so that its table shows what has not ended too."""
+def write_sweep(output_dir: Path, name: str, runs: Sequence[Run], words: Sequence[str] = ()) -> None:
+    """Write down what a sweep consists of, so that its table shows what has not ended too.
+
+    Args:
+        output_dir: Holds `sweeps/`.
+        name: Of the sweep.
+        runs: All of it.
+        words: What `python train.py` was given.
+    """
     path = output_dir / SWEEPS / f"{name}.json"
-    write_atomic(path, Sweep(name=name, runs=list(runs)).model_dump_json(indent=1) + "\n")
+    write_atomic(path, Sweep(name=name, runs=list(runs), words=list(words)).model_dump_json(indent=1) + "\n")
 
 
-def read_sweep(path: Path) -> list[Run]:
-    """The runs of a sweep, from the list that `write_sweep` wrote.
+def read_sweep(path: Path) -> Sweep:
+    """A sweep, from the list that `write_sweep` wrote.
 
     Raises:
         ValueError: If the file is no such list.
     """
     try:
-        return Sweep.model_validate_json(path.read_text(encoding="utf-8")).runs
+        return Sweep.model_validate_json(path.read_text(encoding="utf-8"))
     except ValueError as error:  # pydantic's is one
         raise ValueError(f"{path} is not the list of a sweep; start the sweep again to have it rewritten") from error
 
@@ -218,6 +300,10 @@ def results(run_dirs: Iterable[Path]) -> Iterator[Result]:
             yield result
 
 
+def _command(words: Sequence[str]) -> str:
+    return shlex.join(["python", "train.py", *words])
+
+
 def _read(path: Path, kind: type[Progress]) -> Progress | None:
     try:
         return kind.model_validate_json(path.read_text(encoding="utf-8"))
@@ -225,14 +311,14 @@ def _read(path: Path, kind: type[Progress]) -> Progress | None:
         return None
 
 
-def _is_alive(progress: Progress) -> bool:
-    """Whether the process that wrote this still exists; on another machine it is taken at its word."""
-    if progress.host != socket.gethostname():
-        return True
-    try:
-        os.kill(progress.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _is_alive(progress: Progress, run_dir: Path) -> bool:
+    """Whether the process that wrote this was heard of lately and, on this machine, still exists."""
+    if progress.host == socket.gethostname():
+        try:
+            os.kill(progress.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass  # another user's
+    heard = last_beat(run_dir)
+    return heard is None or time.time() - heard < STALE_S  # None: it has just ended

@@ -13,8 +13,7 @@ import numpy as np
 from tcm_bench.data.redraw import subset
 from tcm_bench.data.table import Splits, Table
 from tcm_bench.report.scores import compared, score
-from tcm_bench.results.ledger import Result
-from tcm_bench.training.callbacks import HISTORY
+from tcm_bench.results.ledger import HISTORY, Result
 
 BY_HEART = 0.95  # share of the trained images whose nearest is of their class
 

@@ -14,6 +14,7 @@ from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
 from tcm_bench.files import file_sha256, listing_sha256
+from tcm_bench.gpus import gpus
 from tcm_bench.process import cores, launched_nodes, launched_processes
 from tcm_bench.results.ledger import Run, science_hash
 from tcm_bench.runs.build import TRUSTED, ConfigurationError
@@ -94,10 +95,16 @@ def comparison_id(cfg: DictConfig) -> str:
     return science_hash({key: value for key, value in science(cfg, seed="<seed>").items() if key != "tcm"})
 
 
-def plan(cfg: DictConfig, chosen: dict[str, str | int]) -> Run:
-    """What is known of a run before it starts; `chosen` are its `choices`."""
+def plan(cfg: DictConfig, chosen: dict[str, str | int], words: Sequence[str] = ()) -> Run:
+    """What is known of a run before it starts; `chosen` are its `choices`, `words` what `train.py` is given."""
     found = science(cfg)
-    return Run(run_id=science_hash(found), comparison_id=comparison_id(cfg), choices=chosen, science=found)
+    return Run(
+        run_id=science_hash(found),
+        comparison_id=comparison_id(cfg),
+        choices=chosen,
+        science=found,
+        words=list(words),
+    )
 
 
 def choices(hydra: Any, seed: int) -> dict[str, str | int]:
@@ -170,6 +177,11 @@ def content_sha256(path: str | None, prepared: str | None = None, *, _parent_: D
         raise ConfigurationError(f"{fault}; {remedy}") from error
 
 
+@cache  # a configuration is resolved several times, and the driver takes its time
+def _num_gpus() -> int:
+    return len(gpus())
+
+
 def config_groups() -> str:
     """Resolver `${config_groups:}`: every group and its choices, a line each, for the help; no parts of others."""
     loader = GlobalHydra.instance().config_loader()
@@ -190,6 +202,7 @@ OmegaConf.register_new_resolver("config_groups", config_groups, replace=True)
 OmegaConf.register_new_resolver("run_id", run_id, replace=True)
 OmegaConf.register_new_resolver("content_sha256", content_sha256, replace=True)
 OmegaConf.register_new_resolver("cores", cores, replace=True)
+OmegaConf.register_new_resolver("gpus_or_cores", lambda: _num_gpus() or cores(), replace=True)
 OmegaConf.register_new_resolver("launched_processes", lambda: launched_processes() or "auto", replace=True)
 OmegaConf.register_new_resolver("launched_nodes", launched_nodes, replace=True)
 OmegaConf.register_new_resolver("cores_of_each", lambda: max(cores() // (launched_processes() or 1), 1), replace=True)

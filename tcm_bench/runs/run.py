@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import socket
 import sys
 import threading
 import time
@@ -46,10 +47,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
-LOCAL_PROCESSES = {"_target_": "hydra_plugins.local_processes.LocalProcesses", "n_jobs": "${machine.jobs}"}
+LOCAL_PROCESSES = {
+    "_target_": "hydra_plugins.local_processes.LocalProcesses",
+    "n_jobs": "${machine.jobs}",
+    "accelerator": "${machine.accelerator}",
+}
 LOCK_WAIT_S = 10  # a worker whose sweep was killed lets go of its run within a second, or a few on a busy machine
 
 _watching = threading.Event()
+
+
+class AtWork(ConfigurationError):
+    """Another process is at this very run, here or on another machine."""
 
 
 def main() -> None:
@@ -106,9 +115,14 @@ def _one_sentence() -> Iterator[None]:
         sys.exit(1)
 
 
-def job(cfg: DictConfig) -> ledger.Result:
-    """Hydra's task: one run. In a sweep a failure is a row, not an exception, so that the others go on."""
+def job(cfg: DictConfig) -> ledger.Result | None:
+    """Hydra's task: one run. In a sweep a failure is a row, not an exception, so that the others go on.
+
+    Returns:
+        The run's row; None in a sweep if another process is at the run, which is left to it.
+    """
     settings = HydraConfig.get()
+    words = list(settings.overrides.task)
     if not is_first_process():
         _end_with_parent()
         logging.disable(logging.INFO)  # the first process says it all
@@ -118,7 +132,10 @@ def job(cfg: DictConfig) -> ledger.Result:
             if not isinstance(handler, logging.FileHandler):
                 handler.setLevel(logging.CRITICAL)
         try:
-            return execute(cfg, choices(settings, cfg.seed), wait_s=-1)  # a sweep beside this one may share runs
+            return execute(cfg, choices(settings, cfg.seed), words)
+        except AtWork as other:
+            log.warning("%s", other)
+            return None
         except Exception:
             failed = ledger.read_result(Path(cfg.run_dir))
             if failed is None:
@@ -139,7 +156,7 @@ def job(cfg: DictConfig) -> ledger.Result:
         except ConfigurationError:
             _discard(Path(settings.runtime.output_dir))
             raise
-        result = execute(cfg, choices(settings, cfg.seed))
+        result = execute(cfg, choices(settings, cfg.seed), words)
     log.info(summary(result, Path(cfg.run_dir)))
     return result
 
@@ -169,7 +186,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def execute(cfg: DictConfig, chosen: dict[str, str | int], wait_s: float = LOCK_WAIT_S) -> ledger.Result:
+def execute(cfg: DictConfig, chosen: dict[str, str | int], words: Sequence[str] = ()) -> ledger.Result:
     """Train and evaluate what `cfg` describes, unless that is done already.
 
     Where several processes share the run, each of them calls this; the first holds the folder and writes into it.
@@ -177,19 +194,19 @@ def execute(cfg: DictConfig, chosen: dict[str, str | int], wait_s: float = LOCK_
     Args:
         cfg: A composed configuration.
         chosen: What was chosen for each factor, and the seed; goes into the row.
-        wait_s: How long to wait for another process that is at this very run; -1: until it is done.
+        words: What `train.py` was given; likewise.
 
     Returns:
         The run's row, which is in its folder as well.
 
     Raises:
-        ConfigurationError: If another process is at this very run.
+        AtWork: If another process is at this very run.
     """
     cfg.run_id = cfg.run_id  # once: whatever names the run or its folder below would work it out anew
     run_dir = Path(cfg.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     first = is_first_process()
-    with _alone(run_dir, wait_s) if first else contextlib.nullcontext():
+    with _alone(run_dir) if first else contextlib.nullcontext():
         if earlier := _finished(cfg):
             log.info("already finished; force=true runs it again")
             if first:
@@ -199,16 +216,16 @@ def execute(cfg: DictConfig, chosen: dict[str, str | int], wait_s: float = LOCK_
             _forget(run_dir)
         if first:
             ledger.write_atomic(run_dir / ledger.CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
-        return _attempt(cfg, chosen, run_dir)
+        with ledger.heartbeat(run_dir) if first else contextlib.nullcontext():
+            return _attempt(cfg, plan(cfg, chosen, words), run_dir)
 
 
-def _attempt(cfg: DictConfig, chosen: dict[str, str | int], run_dir: Path) -> ledger.Result:
+def _attempt(cfg: DictConfig, planned: ledger.Run, run_dir: Path) -> ledger.Result:
     from tcm_bench.runs.experiment import fit_and_test, starts_over
     from tcm_bench.runs.outcome import Measured
     from tcm_bench.runs.watchers import conclude, start_loggers
 
     started, clock = datetime.now(UTC), time.monotonic()
-    planned = plan(cfg, chosen)
     ledger.write_progress(run_dir, "start")
     loggers: list[Logger] = []
 
@@ -288,15 +305,35 @@ def summary(result: ledger.Result, run_dir: Path) -> str:
 
 
 @contextlib.contextmanager
-def _alone(run_dir: Path, wait_s: float) -> Iterator[None]:
-    """Hold the run's folder; the system lets go of it even if this process is killed."""
+def _alone(run_dir: Path) -> Iterator[None]:
+    """Hold the run's folder; the system lets go of it even if this process is killed.
+
+    Where a file server has no locks for other machines, their signs of life tell.
+    """
     try:
-        with FileLock(run_dir / LOCK, timeout=wait_s):
+        with FileLock(run_dir / LOCK, timeout=LOCK_WAIT_S):
+            if _is_alive_elsewhere(run_dir):
+                raise Timeout(str(run_dir / LOCK))
             yield
     except Timeout as error:
         other = ledger.read_progress(run_dir)
         who = f"process {other.pid} on {other.host}" if other else "another process"
-        raise ConfigurationError(f"{who} is at the run {run_dir.name} right now; wait for it, or stop it") from error
+        raise AtWork(f"{who} is at the run {run_dir.name} right now; wait for it, or stop it") from error
+
+
+def _is_alive_elsewhere(run_dir: Path) -> bool:
+    """Whether a process on another machine is at the run: it is heard of while we listen.
+
+    For as long as a living one may be silent.
+    """
+    before = ledger.last_beat(run_dir)
+    while (other := ledger.read_progress(run_dir)) and other.host != socket.gethostname():
+        if ledger.last_beat(run_dir) != before:
+            return True
+        if ledger.state(run_dir) != "running":
+            return False
+        time.sleep(1)
+    return False
 
 
 def _forget(run_dir: Path) -> None:

@@ -13,9 +13,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from tcm_bench.gpus import gpus
 from tcm_bench.process import raise_on_ctrl_c
 from tcm_bench.results import ledger
 from tcm_bench.results.labels import Label, labels
@@ -61,16 +62,20 @@ class SweepCallback(Callback):
         jobs = _compose_jobs(config)
         _refuse_nonsense(jobs)
         output_dir = Path(config.paths.results_dir)
-        runs = [plan(job, choices(job.hydra, job.seed)) for job in jobs]
+        runs = [plan(job, choices(job.hydra, job.seed), job.hydra.overrides.task) for job in jobs]
         name = config.sweep_name or own_name(runs)
-        ledger.write_sweep(output_dir, name, runs)
+        ledger.write_sweep(output_dir, name, runs, sys.argv[1:])
         run_dirs = [output_dir / "runs" / run.run_id for run in runs]
         if not config.force and all(ledger.state(run_dir) == "finished" for run_dir in run_dirs):
             console.print(f"all {len(runs)} runs are finished already; force=true runs them again")
             sys.exit(conclude(name, output_dir, runs))
         for job in jobs:  # which imports torch: seconds that a finished sweep need not pay
             check_targets(job)
-        _display = Display(name, runs, run_dirs, parallel=config.hydra.launcher.get("n_jobs", 1))
+        planned = [
+            Planned(f"{run.comparison_id} {job.seed}", job.cost.gpu_hours or 0.0, job.cost.memory_gb or 0.0)
+            for run, job in zip(runs, jobs, strict=True)
+        ]
+        _display = Display(name, runs, run_dirs, planned, parallel=config.hydra.launcher.get("n_jobs", 1))
         raise_on_ctrl_c()  # from here on there are a display and processes to put an end to
         _display.start()
 
@@ -86,6 +91,51 @@ def conclude(name: str, output_dir: Path, runs: list[ledger.Run]) -> int:
     return int(sum(row.status in ledger.ENDED_WELL for row in rows) < len(runs))
 
 
+class Planned(NamedTuple):
+    """What is known of a job before it starts.
+
+    Attributes:
+        comparison: What it is a part of: a comparison and its seed.
+        gpu_hours: That it is stated to take; 0 if nothing is.
+        memory_gb: Of a GPU, likewise.
+    """
+
+    comparison: str
+    gpu_hours: float = 0.0
+    memory_gb: float = 0.0
+
+
+def planned_jobs(first: int, count: int) -> list[Planned]:
+    """Of so many jobs from this number on what is known.
+
+    Of those of a sweeper that decides on its jobs while they run, such as Optuna's, nothing is: each is by itself.
+    """
+    jobs = _display.jobs[first : first + count] if _display else []
+    return jobs if len(jobs) == count else [Planned(str(number)) for number in range(count)]
+
+
+def gpus_for(accelerator: str, jobs: Sequence[Planned]) -> list[str]:
+    """The GPUs that jobs may use: those with as much free memory as any of them states to need.
+
+    Args:
+        accelerator: Of the machine's settings.
+        jobs: All of them.
+
+    Raises:
+        ConfigurationError: If there are GPUs and none has.
+    """
+    found = gpus() if accelerator in ("gpu", "cuda", "auto") else []
+    needed = max((job.memory_gb for job in jobs), default=0.0)
+    fit = [gpu.uuid for gpu in found if gpu.free_gb >= needed]
+    if found and not fit:
+        most = max(gpu.free_gb for gpu in found)
+        raise ConfigurationError(
+            f"a job needs about {needed:g} GB of a GPU (cost.memory_gb) and at most {most:.1f} GB are free here: other "
+            "programs hold the rest, or a smaller machine.chunk_size with a cost.memory_gb to match would fit"
+        )
+    return fit
+
+
 def own_name(runs: list[ledger.Run]) -> str:
     """Of a sweep without a name: what varies in it, and a hash of its runs, so that the same command finds its table.
 
@@ -99,13 +149,20 @@ def own_name(runs: list[ledger.Run]) -> str:
 
 
 def _name_the_dead(display: "Display") -> None:
-    """Say which runs were given out and came to no end: their process was killed."""
-    dead = [
-        f"{run.run_id} ({_name(label)})"
+    """Say which runs came to no end: their process was killed, or is another sweep's."""
+    unended = [
+        (ledger.state(run_dir), f"{run.run_id} ({_name(label)})")
         for run, label, run_dir in zip(display.runs, display.labels, display.run_dirs, strict=True)
-        if ledger.state(run_dir) not in (*ledger.ENDED_WELL, "failed")
     ]
-    if dead:
+    if elsewhere := [name for state, name in unended if state == "running"]:
+        console.print(
+            f"at work in another process: {', '.join(elsewhere)}; `tcm-bench status {display.sweep}` says how far, and "
+            "once they have ended the same command makes the whole table",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
+    if dead := [name for state, name in unended if state not in (*ledger.ENDED_WELL, "failed", "running")]:
         console.print(
             f"killed in the middle, as the system does when memory runs out: {', '.join(dead)}; "
             "the same command goes on from there",
@@ -178,7 +235,9 @@ def _refuse_nonsense(jobs: list[DictConfig]) -> None:
 class Display(threading.Thread):
     """Reads the run folders once in a while and says how far the sweep is: a live view, or a line for each change."""
 
-    def __init__(self, sweep: str, runs: list[ledger.Run], run_dirs: list[Path], parallel: int) -> None:
+    def __init__(
+        self, sweep: str, runs: list[ledger.Run], run_dirs: list[Path], jobs: list["Planned"], parallel: int
+    ) -> None:
         """Watch the folders of `runs`, of which up to `parallel` are at work at a time."""
         super().__init__(daemon=True)
         self.sweep = sweep
@@ -186,7 +245,7 @@ class Display(threading.Thread):
         self.labels = labels(runs)
         self.run_dirs = run_dirs
         self.parallel = parallel
-        self.finished_before = sum(ledger.state(run_dir) == "finished" for run_dir in run_dirs)
+        self.jobs = jobs
         self.done = threading.Event()
         self.began = time.time()
         atexit.register(self.finish)  # also after Ctrl-C: a live view must give the cursor back
@@ -215,7 +274,7 @@ class Display(threading.Thread):
     def headline(self) -> str:
         """Counts of each state and the time left."""
         states = Counter(ledger.state(run_dir) for run_dir in self.run_dirs)
-        counts = ", ".join(f"{states[s]} {s}" for s in ("running", "failed", "interrupted") if states[s])
+        counts = ", ".join(f"{states[s]} {s}" for s in ("running", "failed", "interrupted", "stale") if states[s])
         total = f"{states['finished'] + states['debug']} of {len(self.run_dirs)} runs finished"
         return f"{total}, {counts or '0 running'}, {self.time_left(states)}"
 
@@ -229,7 +288,7 @@ class Display(threading.Thread):
         if not recent:
             return "time left: not known yet"
         pace = statistics.median(row.wall_s for row in ledger.results(recent))
-        remaining = states["pending"] + states["running"] + states["interrupted"]
+        remaining = sum(states[s] for s in ("absent", "running", "interrupted", "stale"))
         seconds = pace * remaining / self.parallel
         return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
 

@@ -20,10 +20,9 @@ from torch import nn
 
 from tcm_bench.files import write_atomic
 from tcm_bench.process import NOTICE, Preempted
-from tcm_bench.results.ledger import BEST, CHECKPOINT, PREVIOUS, TRAIN, VALIDATE, write_progress
+from tcm_bench.results.ledger import BEST, CHECKPOINT, HISTORY, PREVIOUS, TRAIN, VALIDATE, write_progress
 from tcm_bench.tensors import write_tensors
 
-HISTORY = "history.csv"
 SELECTED_BY = "val/recall_at_1"
 
 log = logging.getLogger(__name__)

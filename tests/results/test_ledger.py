@@ -64,8 +64,8 @@ def test_a_failed_write_leaves_the_old_content_and_no_rubbish(tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_killed_run_counts_as_interrupted_and_a_living_one_as_running(tmp_path):
-    assert ledger.state(tmp_path) == "pending"
+def test_a_killed_run_is_stale_and_a_living_one_running(tmp_path):
+    assert ledger.state(tmp_path) == "absent"
     code = "import sys, time; from pathlib import Path; from tcm_bench.results import ledger; "
     code += "ledger.write_progress(Path(sys.argv[1]), 'train', 1, 2); print('up', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as run:
@@ -77,7 +77,40 @@ def test_a_killed_run_counts_as_interrupted_and_a_living_one_as_running(tmp_path
         assert (progress.stage, progress.done, progress.total) == ("train", 1, 2)
         run.send_signal(signal.SIGKILL)
         run.wait()
-    assert ledger.state(tmp_path) == "interrupted"
+    assert ledger.state(tmp_path) == "stale"
+
+
+def test_a_run_on_another_machine_is_judged_by_its_signs_of_life(tmp_path, monkeypatch):
+    ledger.write_progress(tmp_path, "train")
+    running = tmp_path / ledger.RUNNING
+    elsewhere = ledger.read_progress(tmp_path).model_copy(update={"host": "elsewhere", "pid": 2**22 + 1})
+    ledger.write_atomic(running, elsewhere.model_dump_json())
+    assert ledger.state(tmp_path) == "running"
+    silent = time.time() - ledger.STALE_S - 1
+    os.utime(running, (silent, silent))
+    assert ledger.state(tmp_path) == "stale"
+    monkeypatch.setattr(ledger, "BEAT_S", 0.01)
+    with ledger.heartbeat(tmp_path):
+        while ledger.state(tmp_path) == "stale":
+            time.sleep(0.01)
+    assert ledger.state(tmp_path) == "running"
+    running.unlink()
+    with ledger.heartbeat(tmp_path):  # after the end
+        time.sleep(0.05)
+    assert not running.exists()
+
+
+def test_time_left_is_of_the_stage_and_of_what_this_process_has_done(tmp_path):
+    ledger.write_progress(tmp_path, "train", 100, 400)  # resumed
+    assert ledger.read_progress(tmp_path).seconds_left is None
+    begun = ledger.read_progress(tmp_path)
+    ledger.write_atomic(
+        tmp_path / ledger.RUNNING, begun.model_copy(update={"stage_started": time.time() - 30}).model_dump_json()
+    )
+    ledger.write_progress(tmp_path, "train", 200, 400)
+    assert ledger.read_progress(tmp_path).seconds_left == pytest.approx(60, rel=0.1)
+    ledger.write_progress(tmp_path, "test")
+    assert ledger.read_progress(tmp_path).seconds_left is None
 
 
 def test_progress_keeps_the_start_of_its_own_process_and_forgets_that_of_another(tmp_path):

@@ -18,6 +18,7 @@ from vectors import SMALL, command, head, wait_for, write_vectors
 
 from tcm_bench.process import PREEMPTED
 from tcm_bench.results import ledger
+from tcm_bench.runs import run as run_module
 from tcm_bench.runs.build import ConfigurationError
 from tcm_bench.runs.experiment import put_together
 from tcm_bench.runs.run import execute, main, summary
@@ -268,7 +269,8 @@ def test_another_share_of_worst_classes_is_reported_by_its_name(tmp_path, vector
     assert "undefined" not in text
 
 
-def test_a_run_that_another_process_is_at_is_left_alone(tmp_path, vectors):
+def test_a_run_that_another_process_is_at_is_left_alone(tmp_path, vectors, monkeypatch):
+    monkeypatch.setattr(run_module, "LOCK_WAIT_S", 0.1)
     cfg, _ = composed(tmp_path, *head(vectors))
     holder = (
         "import sys, time; from pathlib import Path; from filelock import FileLock; "
@@ -280,7 +282,7 @@ def test_a_run_that_another_process_is_at_is_left_alone(tmp_path, vectors):
         assert other.stdout is not None
         other.stdout.readline()
         with pytest.raises(ConfigurationError, match=rf"process {other.pid} on .* is at the run {cfg.run_id}"):
-            execute(cfg, {}, wait_s=0.1)
+            execute(cfg, {})
         other.kill()
 
 
@@ -308,7 +310,7 @@ def test_a_run_stopped_in_training_resumes_to_the_numbers_of_one_never_stopped(t
         process.send_signal(sent)
         said = process.stderr.read()
     if sent == signal.SIGKILL:
-        assert ledger.state(cut_dir) == "interrupted"
+        assert ledger.state(cut_dir) == "stale"
     else:
         assert process.returncode == PREEMPTED, said
         assert said == f"stopped by {sent.name}; the same command goes on from here\n"

@@ -50,7 +50,7 @@ def undisturbed(tmp_path_factory, vectors) -> Path:
 
 def test_a_sweep_ends_in_a_table_and_files(undisturbed):
     assert len(rows(undisturbed)) == 4
-    listed = {run.run_id: run for run in ledger.read_sweep(undisturbed / "sweeps" / "tiny.json")}
+    listed = {run.run_id: run for run in ledger.read_sweep(undisturbed / "sweeps" / "tiny.json").runs}
     assert {name: ledger.Run(**dict(row)) for name, row in rows(undisturbed).items()} == listed
     table = pd.read_csv(undisturbed / "report" / "tiny.csv")
     expected = "data,backbone,loss,seeds,recall_at_1_before,recall_at_1_base,recall_at_1_tcm,"
@@ -103,7 +103,7 @@ def test_ctrl_c_ends_every_process_and_a_second_call_continues(tmp_path, vectors
     assert stderr.rstrip().endswith("interrupted; the same command goes on from here")
     assert "Traceback" not in stderr
     states = {ledger.state(run_dir) for run_dir in tmp_path.glob("runs/*")}
-    assert states <= {"interrupted", "pending"}
+    assert states <= {"interrupted", "stale", "absent"}
     assert "interrupted" in states
 
 
@@ -202,9 +202,9 @@ def test_a_killed_process_takes_no_other_run_with_it_and_the_same_command_goes_o
     assert ran.status == 1
     assert "Traceback" not in ran.stderr
     states = {run_dir.name: ledger.state(run_dir) for run_dir in tmp_path.glob("runs/*")}
-    assert sorted(states.values()) == ["finished"] * 2 + ["interrupted"] * 2
+    assert sorted(states.values()) == ["finished"] * 2 + ["stale"] * 2
     (line,) = [line for line in ran.stderr.splitlines() if line.startswith("killed in the middle")]
-    assert {name for name in states if name in line} == {k for k, state in states.items() if state == "interrupted"}
+    assert {name for name in states if name in line} == {k for k, state in states.items() if state == "stale"}
     assert line.endswith("the same command goes on from there")
     assert (tmp_path / "report" / "tiny.md").exists()
     finished = rows(tmp_path)

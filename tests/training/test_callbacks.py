@@ -12,8 +12,8 @@ import pytest
 import torch
 from killed import killed_at
 
-from tcm_bench.results.ledger import BEST, CHECKPOINT, PREVIOUS, RESULT
-from tcm_bench.training.callbacks import HISTORY, History, PlainCheckpoints, ProgressFile
+from tcm_bench.results.ledger import BEST, CHECKPOINT, HISTORY, PREVIOUS, RESULT
+from tcm_bench.training.callbacks import History, PlainCheckpoints, ProgressFile
 from tcm_bench.training.module import RetrievalModule
 
 TERMS = ("loss", "base", "tcm", "tcm_positive", "tcm_negative", "hard_positives", "hard_negatives")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from vectors import command, head
 
@@ -63,9 +64,18 @@ def test_processes_started_by_torchrun_or_srun_share_a_run(tmp_path, vectors, ru
     ran = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert "Warning" not in ran.stderr
-    first, again, stopped = map(ledger.Result.model_validate_json, ran.stdout.splitlines())
+    first, again, stopped, preempted = map(ledger.Result.model_validate_json, ran.stdout.splitlines())
     assert first.metrics == again.metrics
     assert first.wall_s != again.wall_s  # force=true did it again
     assert_same_run(alone, tmp_path / "two" / "runs" / alone.name)
     assert stopped.status == "interrupted"
     assert stopped.reason == "stopped by Ctrl-C or a signal"
+    # What two processes have begun one takes to the end, from where a notice to the second alone has stopped them.
+    assert preempted.status == "interrupted"
+    begun = tmp_path / "two" / "runs" / preempted.run_id
+    assert len(rows(begun)) < 30
+    assert torch.load(begun / ledger.CHECKPOINT, weights_only=True)["global_step"] >= 5
+    _, whole = run(tmp_path / "whole", *settings, "trainer.max_epochs=30")
+    _, continued = run(tmp_path / "two", *settings, "trainer.max_epochs=30")
+    assert continued.name == preempted.run_id
+    assert_same_run(whole, continued)

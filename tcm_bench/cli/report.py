@@ -1,21 +1,16 @@
-"""What has been trained: `tcm-bench status`, `report`, `curves` and `replay`."""
+"""What comes of runs: `tcm-bench report`, `choose`, `curves` and `replay`."""
 
 import math
 import os
-from collections import Counter
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from tcm_bench.report.source import KINDS, run_folder, source
 from tcm_bench.results import ledger
-from tcm_bench.results.labels import Label, labels
-
-NAMELESS = Label("–", "–", "–", "", "–", "–")  # a run alone that has not ended, so nothing says yet what it is
 
 
 def _outputs() -> Path:
@@ -41,36 +36,12 @@ OutputDir = Annotated[
 ]
 
 
-def status(output_dir: OutputDir) -> None:
-    """Every run: where it stands, what it is, how far it is."""
-    planned = {run.run_id: run for path in _sweeps(output_dir) for run in ledger.read_sweep(path)}
-    folders = {folder.name: folder for folder in sorted((output_dir / "runs").glob("*/"))}
-    if not folders and not planned:
-        raise ValueError(f"there are no runs in {output_dir}; `python train.py` makes one")
-    standings = {
-        run_id: _standing(output_dir / "runs" / run_id, planned.get(run_id))
-        for run_id in [*planned, *(name for name in folders if name not in planned)]
-    }
-    known = [standing.run for standing in standings.values() if standing.run]
-    called = dict(zip((run.run_id for run in known), labels(known), strict=True))
-    table = Table("run", "state", *Label._fields, "progress", box=None, padding=(0, 1, 0, 0))
-    for run_id, row in standings.items():
-        table.add_row(*map(Text, [run_id, row.state, *called.get(run_id, NAMELESS), row.progress]))
-    counts = Counter(row.state for row in standings.values())
-    reasons = [f"{run_id}: {row.reason}" for run_id, row in standings.items() if row.reason]
-    terminal = console()
-    terminal.print(table)
-    for reason in reasons:
-        terminal.print(reason, markup=False, highlight=False, soft_wrap=True)
-    terminal.print(f"{counts.total()} runs: {', '.join(f'{n} {state}' for state, n in sorted(counts.items()))}")
-
-
 def report(
     names: Annotated[list[str], typer.Argument(help="Sweeps; several are folded as if they were one.")],
     output_dir: OutputDir,
 ) -> None:
     """Fold the runs of sweeps to their comparisons: a table here, and report/NAMES.csv and .md."""
-    planned = list({run.run_id: run for name in names for run in _planned(name, output_dir)}.values())
+    planned = list({run.run_id: run for name in names for run in sweep_named(name, output_dir).runs}.values())
     from tcm_bench.report.comparison import comparison_table, write_comparison
 
     rows = list(ledger.results(output_dir / "runs" / run.run_id for run in planned))
@@ -86,7 +57,7 @@ def choose(
     tolerance: Annotated[float, typer.Option(help="By how many points R@1 may lie below.")] = 0.2,
 ) -> None:
     """Choose settings by the held-out classes of sweeps' runs: a table here, and report/NAMES-choice.csv and .md."""
-    planned = dict.fromkeys(run.run_id for name in names for run in _planned(name, output_dir))
+    planned = dict.fromkeys(run.run_id for name in names for run in sweep_named(name, output_dir).runs)
     from tcm_bench.report.choice import write_choices
 
     rows = ledger.results(output_dir / "runs" / run_id for run_id in planned)
@@ -149,39 +120,19 @@ def console() -> Console:
     return terminal
 
 
-def _planned(name: str, output_dir: Path) -> list[ledger.Run]:
+def sweep_named(name: str, output_dir: Path) -> ledger.Sweep:
+    """The list of a sweep that was started.
+
+    Raises:
+        ValueError: If there is none; names those that there are.
+    """
     path = output_dir / ledger.SWEEPS / f"{name}.json"
     if not path.is_file():
-        known = ", ".join(p.stem for p in _sweeps(output_dir)) or "none so far"
+        known = ", ".join(p.stem for p in sweep_files(output_dir)) or "none so far"
         raise ValueError(f"there is no sweep '{name}' in {output_dir}; sweeps there: {known}")
     return ledger.read_sweep(path)
 
 
-def _sweeps(output_dir: Path) -> list[Path]:
+def sweep_files(output_dir: Path) -> list[Path]:
+    """The lists of all sweeps that were started."""
     return sorted((output_dir / ledger.SWEEPS).glob("*.json"))
-
-
-class Standing(NamedTuple):
-    """Where a run stands; `run` is what it is, if known."""
-
-    state: str
-    run: ledger.Run | None
-    progress: str = ""
-    reason: str = ""
-
-
-def _standing(folder: Path, planned: ledger.Run | None) -> Standing:
-    """Of the run in a folder that may not exist yet."""
-    try:
-        state = ledger.state(folder)
-        result = ledger.read_result(folder)
-    except ValueError as error:
-        return Standing("unreadable", planned, reason=str(error))
-    run = result or planned
-    if doing := ledger.read_progress(folder):
-        progress = doing.stage + (f" {doing.done}/{doing.total}" if doing.total else "")
-        gone = "" if state == "running" else f"process {doing.pid} ended without a word"
-        return Standing(state, run, progress, gone)
-    if result is None:
-        return Standing(state, run)
-    return Standing(state, run, f"{result.wall_s:.0f} s", " ".join((result.reason or "").split()))
