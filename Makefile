@@ -12,10 +12,10 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock clean
+.PHONY: help setup demo test test-slurm lint format lock clean
 
 help:  ## show this
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(STAMP)  ## create .venv from the lock
 
@@ -41,6 +41,9 @@ demo: setup  ## the 16 comparisons in miniature: table in outputs/report/mini.md
 
 test: setup  ## the tests, one process a core, one thread a process
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal
+
+test-slurm: setup  ## sweeps on a real Slurm; as root on Debian `scripts/slurm_on_one_machine install` installs it
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -o addopts= -rs -q tests/slurm
 
 lint: setup  ## style, formatting, types, layers
 	$(BIN)/ruff check .

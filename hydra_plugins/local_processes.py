@@ -1,8 +1,10 @@
 """Hydra's launcher for this machine. Under `hydra_plugins`, because Hydra takes launchers from there only."""
 
+import contextlib
 import os
+import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from multiprocessing import resource_tracker
 from typing import Any
@@ -13,7 +15,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from tcm_bench.process import cores, hold_ctrl_c, keep_to_cores
+from tcm_bench.process import NOTICES, Preempted, cores, hold_ctrl_c, keep_to_cores
 
 LAST_WORDS_S = 3  # after Ctrl-C, which reaches the processes as well: they write down how far they are
 
@@ -27,7 +29,8 @@ class LocalProcesses(Launcher):
 
     Each process has its share of the cores, and a GPU of its own as far as there are enough. After a job that failed
     on a GPU it is a new process, as a fault of CUDA lasts as long as the process. The two arms of a comparison run one
-    after the other in the same process, so that the first comparisons are known early.
+    after the other in the same process, so that the first comparisons are known early. A scheduler's notice is passed
+    on to the processes, whose runs write a checkpoint.
     """
 
     def __init__(self, n_jobs: int, accelerator: str = "auto") -> None:
@@ -48,6 +51,9 @@ class LocalProcesses(Launcher):
 
         Returns:
             What each job returned, in their order; None in place of a value if its process died.
+
+        Raises:
+            Preempted: If a scheduler has given notice; runs that were at work have come to their end then.
         """
         from hydra_plugins.hydra_joblib_launcher._core import execute_job  # joblib: only for who launches
         from joblib.externals.loky import ProcessPoolExecutor
@@ -85,11 +91,21 @@ class LocalProcesses(Launcher):
                     returned[number] = job.result()
                     if gpu and getattr(returned[number]._return_value, "status", "failed") == "failed":
                         pools.pop(slot).shutdown()
-                except TerminatedWorkerError:
+                except (TerminatedWorkerError, Preempted):
                     del pools[slot]
                     returned[number] = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
 
-        with ThreadPoolExecutor(n_jobs) as slots:
+        given: list[str] = []
+
+        def pass_on(number: int) -> None:
+            """Give out no more jobs, and tell the processes."""
+            waiting.clear()
+            given.append(signal.Signals(number).name)
+            for process in [one for pool in list(pools.values()) for one in list(pool._processes)]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, number)
+
+        with ThreadPoolExecutor(n_jobs) as slots, _on_notice(pass_on):
             running = [slots.submit(work, slot) for slot in range(n_jobs)]
             try:
                 for ended in as_completed(running):
@@ -104,7 +120,20 @@ class LocalProcesses(Launcher):
                 raise
         for pool in pools.values():
             pool.shutdown()
+        if given:
+            raise Preempted(given[0])
         return [returned[number] for number in sorted(returned)]
+
+
+@contextlib.contextmanager
+def _on_notice(act: Callable[[int], None]) -> Iterator[None]:
+    """Within, call this with the number of a scheduler's signal."""
+    before = {number: signal.signal(number, lambda number, _: act(number)) for number in NOTICES}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Waiting:

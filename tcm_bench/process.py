@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 RUN_INTERRUPTED = "interrupted; the same command goes on from here"
 INTERRUPTED = 130  # the exit status that shells give to what was stopped by Ctrl-C
 PREEMPTED = 75  # EX_TEMPFAIL: try again later
+NOTICES = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # of a scheduler, some time before it kills
 
 
 def is_first_process() -> bool:
@@ -118,7 +119,7 @@ class Notice:
     def listen(self) -> None:
         """Be told from here on; in the main thread."""
         self._process = os.getpid()
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        for number in NOTICES:
             signal.signal(number, self._heard)
 
     def listen_again(self) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import os
 import sys
 import warnings
 import zipfile
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 from torchmetrics import MetricCollection
 
@@ -286,6 +288,12 @@ def _with_number_of_classes(cfg: DictConfig, data: RetrievalData) -> DictConfig:
     return counted
 
 
+def _cluster() -> list[SLURMEnvironment]:
+    """Lightning's own view of Slurm, but for its requeueing of jobs: that is `hydra_plugins.slurm`'s."""
+    is_torchrun = "LOCAL_WORLD_SIZE" in os.environ
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() and not is_torchrun else []
+
+
 def _trainer(
     cfg: DictConfig, trusted: list[str], run_dir: Path, loggers: list[Logger], callbacks: list[Callback]
 ) -> pl.Trainer:
@@ -301,7 +309,7 @@ def _trainer(
         default_root_dir=str(run_dir),
         logger=loggers or False,
         callbacks=[*callbacks, *(build(node, trusted) for node in cfg.callbacks.values() if node)],
-        plugins=[PlainCheckpoints()],
+        plugins=[PlainCheckpoints(), *_cluster()],
         enable_progress_bar=bool(cfg.machine.progress) and sys.stderr.isatty(),
         enable_model_summary=False,
         use_distributed_sampler=False,  # the loaders cut themselves by rank

@@ -131,6 +131,7 @@ def job(cfg: DictConfig) -> ledger.Result | None:
         for handler in logging.getLogger().handlers:  # the terminal is the sweep's own display's
             if not isinstance(handler, logging.FileHandler):
                 handler.setLevel(logging.CRITICAL)
+        NOTICE.listen()  # from the launcher
         try:
             return execute(cfg, choices(settings, cfg.seed), words)
         except AtWork as other:

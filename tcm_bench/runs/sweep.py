@@ -51,6 +51,10 @@ class SweepCallback(Callback):
         """Stop the display, fold the rows into the comparison table; leave with 1 if any run did not finish."""
         assert _display is not None
         _display.finish()
+        if not config.hydra.launcher.get("wait", True):
+            name = _display.sweep
+            say(f"`tcm-bench status {name}` shows how far they are, `tcm-bench report {name}` makes the table")
+            return
         with _or_leave():
             status = conclude(_display.sweep, Path(config.paths.results_dir), _display.runs)
             _name_the_dead(_display)
@@ -72,10 +76,15 @@ class SweepCallback(Callback):
         for job in jobs:  # which imports torch: seconds that a finished sweep need not pay
             check_targets(job)
         planned = [
-            Planned(f"{run.comparison_id} {job.seed}", job.cost.gpu_hours or 0.0, job.cost.memory_gb or 0.0)
+            Planned(
+                f"{run.comparison_id} {job.seed}",
+                job.cost.gpu_hours or 0.0,
+                job.cost.memory_gb or 0.0,
+                not job.force and ledger.state(Path(job.run_dir)) in ("finished", "running"),
+            )
             for run, job in zip(runs, jobs, strict=True)
         ]
-        _display = Display(name, runs, run_dirs, planned, parallel=config.hydra.launcher.get("n_jobs", 1))
+        _display = Display(name, runs, run_dirs, planned, parallel=_parallel(config.hydra.launcher))
         raise_on_ctrl_c()  # from here on there are a display and processes to put an end to
         _display.start()
 
@@ -98,11 +107,13 @@ class Planned(NamedTuple):
         comparison: What it is a part of: a comparison and its seed.
         gpu_hours: That it is stated to take; 0 if nothing is.
         memory_gb: Of a GPU, likewise.
+        is_taken: Whether it is done, or another process is at it, so that it need not be started.
     """
 
     comparison: str
     gpu_hours: float = 0.0
     memory_gb: float = 0.0
+    is_taken: bool = False
 
 
 def planned_jobs(first: int, count: int) -> list[Planned]:
@@ -136,6 +147,16 @@ def gpus_for(accelerator: str, jobs: Sequence[Planned]) -> list[str]:
     return fit
 
 
+def say(text: str) -> None:
+    """A line for a person, beside the display."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def _parallel(launcher: DictConfig) -> int:
+    """How many jobs are at work at a time, at most."""
+    return int(launcher.get("n_jobs") or launcher.get("array_parallelism") or 1)
+
+
 def own_name(runs: list[ledger.Run]) -> str:
     """Of a sweep without a name: what varies in it, and a hash of its runs, so that the same command finds its table.
 
@@ -155,20 +176,14 @@ def _name_the_dead(display: "Display") -> None:
         for run, label, run_dir in zip(display.runs, display.labels, display.run_dirs, strict=True)
     ]
     if elsewhere := [name for state, name in unended if state == "running"]:
-        console.print(
+        say(
             f"at work in another process: {', '.join(elsewhere)}; `tcm-bench status {display.sweep}` says how far, and "
-            "once they have ended the same command makes the whole table",
-            soft_wrap=True,
-            markup=False,
-            highlight=False,
+            "once they have ended the same command makes the whole table"
         )
     if dead := [name for state, name in unended if state not in (*ledger.ENDED_WELL, "failed", "running")]:
-        console.print(
+        say(
             f"killed in the middle, as the system does when memory runs out: {', '.join(dead)}; "
-            "the same command goes on from there",
-            soft_wrap=True,
-            markup=False,
-            highlight=False,
+            "the same command goes on from there"
         )
 
 
@@ -221,10 +236,10 @@ def _refuse_nonsense(jobs: list[DictConfig]) -> None:
         raise ConfigurationError(f"hydra.launcher.n_jobs={n_jobs} must be at least 1; without it, it is machine.jobs")
     for job in jobs:
         count = num_processes(job.machine)
-        if count > 1 and "submitit" not in job.hydra.launcher._target_:
+        if count > 1 and not job.hydra.launcher._target_.startswith("hydra_plugins.slurm."):
             raise ConfigurationError(
                 f"machine.devices={job.machine.devices} are {count} processes for a run, which in a sweep needs a "
-                "launcher that gives each job a process group of its own (hydra/launcher=submitit_slurm), or one "
+                "launcher that gives each job a process group of its own (hydra/launcher=slurm), or one "
                 "command with torchrun or srun for each run; machine.devices=1 runs it here"
             )
     waiting = (job for job in jobs if job.force or ledger.state(Path(job.run_dir)) != "finished")

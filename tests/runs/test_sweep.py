@@ -13,6 +13,7 @@ from answers import Answer, answer
 from vectors import command, head, wait_for, write_vectors
 
 import tcm_bench.runs.experiment  # noqa: F401 - here once, instead of in every fork
+from tcm_bench.process import PREEMPTED
 from tcm_bench.results import ledger
 from tcm_bench.runs.run import main
 
@@ -90,18 +91,26 @@ def test_a_larger_sweep_takes_over_what_is_done_and_says_so_in_one_place(tmp_pat
     assert "force=true" not in ran.stderr  # what jobs say goes to their logs; the terminal is the display's
 
 
-def test_ctrl_c_ends_every_process_and_a_second_call_continues(tmp_path, vectors):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGUSR2])
+def test_ctrl_c_and_a_scheduler_end_every_process_and_a_second_call_continues(tmp_path, vectors, sent):
     longer = [*head(vectors), "trainer.max_epochs=2000"]
     process = subprocess.Popen(
         command(tmp_path, *GRID, *longer, "-m"), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     with process:
         wait_for(lambda: len(list(tmp_path.glob("runs/*/history.csv"))) >= 2, process)
-        os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+        if sent == signal.SIGINT:
+            os.killpg(process.pid, sent)  # what a terminal does
+        else:
+            process.send_signal(sent)
         _, stderr = process.communicate(timeout=90)
-    assert process.returncode == 130
-    assert stderr.rstrip().endswith("interrupted; the same command goes on from here")
+    assert process.returncode == (130 if sent == signal.SIGINT else PREEMPTED)
+    assert re.search(r"(interrupted|stopped by SIGUSR2); the same command goes on from here$", stderr.rstrip())
     assert "Traceback" not in stderr
+    if sent == signal.SIGUSR2:
+        reasons = [row.reason for row in rows(tmp_path).values()]
+        assert reasons == ["stopped by SIGUSR2"] * 2
+        assert len(list(tmp_path.glob("runs/*/last.ckpt"))) == 2
     states = {ledger.state(run_dir) for run_dir in tmp_path.glob("runs/*")}
     assert states <= {"interrupted", "stale", "absent"}
     assert "interrupted" in states

@@ -1,0 +1,153 @@
+"""Hydra's launcher for a Slurm cluster, by submitit. Under `hydra_plugins`, where Hydra looks for launchers."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+LONGEST_ARRAY = 1000  # Slurm's own default allows one more
+POLL_S = 5
+
+
+class SlurmJobs(Launcher):
+    """An array of jobs, each a run; who submits them may leave, as runs write down in their folders how far they are.
+
+    Before a job's time is up Slurm sends SIGUSR2: the run writes a checkpoint at its next step, and submitit, which
+    alone does so, puts the job into the queue again. SIGTERM means that Slurm itself will requeue the job (another one
+    preempts it) or that someone has cancelled it: the run writes a checkpoint and waits to be killed.
+    """
+
+    def __init__(self, *, wait: bool, requeues: int, python: str | None, more: Any, **parameters: Any) -> None:
+        """Take `conf/hydra/launcher/slurm.yaml`."""
+        self.wait, self.requeues, self.python = wait, requeues, python
+        plain = OmegaConf.to_container(OmegaConf.create(parameters), resolve=True)
+        assert isinstance(plain, dict)
+        self.parameters = {str(key): value for key, value in plain.items() if value is not None}
+        self.more = dict(more)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra gives to every launcher."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Submit every job that is neither done nor at work, and wait until Slurm has none of them any more.
+
+        Args:
+            job_overrides: Overrides of each job.
+            initial_job_idx: Number of the first.
+
+        Returns:
+            For each job that it is over, whatever became of it: that is told by what it left in its folder.
+        """
+        from tcm_bench.runs.sweep import planned_jobs, say  # which has the names of runs, and the terminal
+
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        planned = planned_jobs(initial_job_idx, len(job_overrides))
+        order = sorted(range(len(planned)), key=lambda number: (-planned[number].gpu_hours, planned[number].comparison))
+        needed = [number for number in order if not planned[number].is_taken]
+        state = Singleton.get_state()
+        jobs = [
+            Job(initial_job_idx + n, job_overrides[n], self.hydra_context, self.config, self.task_function, state)
+            for n in needed
+        ]
+        ids = self._submitted(jobs)
+        if ids:
+            say(f"{len(jobs)} jobs are in Slurm's queue: `squeue --jobs={','.join(ids)}`, logs in {self._folder()}")
+        if self.wait:
+            try:
+                while _in_queue(ids):
+                    time.sleep(POLL_S)
+            except KeyboardInterrupt:
+                say(f"the jobs go on without this command; `scancel {' '.join(ids)}` ends them")
+                raise
+        return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
+
+    def _folder(self) -> Path:
+        return Path(self.config.paths.results_dir).absolute() / "slurm"
+
+    def _submitted(self, jobs: Sequence["Job"]) -> list[str]:
+        """Submit jobs as arrays of the allowed length; returns the arrays' numbers.
+
+        Raises:
+            ValueError: If Slurm is not there or refuses.
+        """
+        if not jobs:
+            return []
+        try:
+            from submitit import SlurmExecutor
+            from submitit.core.utils import FailedJobError
+        except ImportError as error:
+            raise ValueError(
+                "hydra/launcher=slurm needs submitit: `make setup EXTRAS=cpu,dev,slurm` installs it"
+            ) from error
+        ids = []
+        try:
+            executor = SlurmExecutor(self._folder() / "%j", max_num_timeout=self.requeues, python=self.python)
+            executor.update_parameters(**self.parameters, stderr_to_stdout=True, additional_parameters=self.more)
+            for start in range(0, len(jobs), LONGEST_ARRAY):
+                # Of one job submitit makes no array; its number is then the job's.
+                with executor.batch():
+                    submitted = [executor.submit(job) for job in jobs[start : start + LONGEST_ARRAY]]
+                ids.append(submitted[0].job_id.partition("_")[0])
+        except (FailedJobError, subprocess.SubprocessError, ValueError) as error:
+            begun = f" (after {len(ids)} arrays: {', '.join(ids)})" if ids else ""
+            raise ValueError(f"Slurm takes no jobs{begun}: {' '.join(str(error).split())}") from error
+        except RuntimeError as error:  # there is no srun here
+            raise ValueError(f"hydra/launcher=slurm: {error}") from error
+        return ids
+
+
+class Job:
+    """One run, as it is called on a node."""
+
+    def __init__(self, *arguments: Any) -> None:
+        """Take what a job of hydra-joblib-launcher takes, and note where one's own code may lie."""
+        self.arguments = arguments
+        self.folder = str(Path.cwd())
+
+    def __call__(self) -> Any:
+        """Run it; on a notice of Slurm's leave a checkpoint and the rest to whom it belongs."""
+        from hydra_plugins.hydra_joblib_launcher._core import execute_job
+
+        from tcm_bench.process import NOTICE, Preempted
+
+        sys.path.append(self.folder)
+        requeue: Any = signal.getsignal(signal.SIGUSR2)  # submitit's
+        NOTICE.listen()
+        try:
+            return execute_job(*self.arguments)
+        except Preempted:
+            return _leave(requeue, NOTICE.given)
+
+    def checkpoint(self) -> Any:
+        """What submitit puts into the queue again: the same, as the run itself knows where to go on."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def _leave(requeue: Callable[[int, Any], None], given: str | None) -> None:
+    """End a job that has been given notice, here or in another of its processes."""
+    if given == "SIGTERM":
+        signal.pause()  # Slurm's to decide: it kills soon
+    requeue(signal.SIGUSR2, None)  # ends the process, if it is the first of the job
+
+
+def _in_queue(ids: Sequence[str]) -> bool:
+    """Whether Slurm has any job of these arrays; if it does not answer, it is taken to have."""
+    if not ids:
+        return False
+    ran = subprocess.run(
+        ["squeue", "--noheader", "--format=%i", f"--jobs={','.join(ids)}"], capture_output=True, text=True, check=False
+    )
+    return bool(ran.stdout.strip()) or (ran.returncode != 0 and "Invalid job id" not in ran.stderr)
