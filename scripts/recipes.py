@@ -72,6 +72,12 @@ def line(name: str, cfg: DictConfig) -> list[str]:
     return [str(value) for value in found]
 
 
+def disk_gb(name: str, cfg: DictConfig) -> float:
+    """What a run of a cell keeps: its weights, and the embeddings of the test images."""
+    images = COUNTS[name.partition("_")[0]]["test"][1]
+    return WEIGHTS_GB[cfg.model.backbone.architecture] / 4 + 4 * cfg.model.head.embedding_dim * images / 1e9
+
+
 def rendered(text: str) -> str:
     """The document with the table as the configuration has it."""
     table = pipe_table(TITLES, [line(name, composed(f"+experiment={name}")) for name in cells()], left=6)

@@ -67,6 +67,7 @@ def test_the_table_of_recipes_is_that_of_the_configuration():
     for name in script.cells():  # what plans and the order of a sweep go by
         cfg = composed(f"+experiment={name}")
         assert [f"{cfg.cost.gpu_hours:.1f}", f"{cfg.cost.memory_gb:g}"] == script.line(name, cfg)[-2:]
+        assert cfg.cost.disk_gb == round(script.disk_gb(name, cfg), 1)
 
 
 def test_the_pictures_of_the_studies_are_drawn_from_their_rows():

@@ -5,7 +5,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from tcm_bench.cli import data, embed, evaluate, report, status, weights
+from tcm_bench.cli import data, embed, evaluate, plan, report, runs, status, weights
 from tcm_bench.process import end_interrupted
 
 
@@ -33,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Look at what has been trained, and at what to train on. Training itself is `python train.py --help`.",
 )
+app.command()(plan.plan)
 app.command()(status.status)
 app.command()(report.report)
 app.command()(report.choose)
@@ -43,3 +44,4 @@ app.command()(evaluate.compare)
 app.command()(embed.embed)
 app.add_typer(data.data_app)
 app.add_typer(weights.weights_app)
+app.add_typer(runs.runs_app)

@@ -120,6 +120,14 @@ def console() -> Console:
     return terminal
 
 
+def duration(seconds: float) -> str:
+    """A time for people, e.g. `3 h`."""
+    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def sweep_named(name: str, output_dir: Path) -> ledger.Sweep:
     """The list of a sweep that was started.
 

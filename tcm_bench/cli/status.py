@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tcm_bench.cli.report import OutputDir, console, sweep_files, sweep_named
+from tcm_bench.cli.report import OutputDir, console, duration, sweep_files, sweep_named
 from tcm_bench.report.scores import score
 from tcm_bench.results import ledger
 from tcm_bench.results.labels import Label, labels
@@ -103,7 +103,7 @@ def _shown(runs: Sequence[ledger.Run], found: Sequence[Standing], command: str |
     below = [f"{one.run_id}: {one.reason}" for one in found if one.reason]
     counts = counted(found)
     left = seconds_left(found) if {"running", "absent"} & {*counts} else None
-    ahead = f", {_duration(left)} left" if left is not None else ""
+    ahead = f", {duration(left)} left" if left is not None else ""
     below.append(f"{len(found)} runs: {', '.join(f'{n} {state}' for state, n in counts.items())}{ahead}")
     if command and {"failed", "interrupted", "stale", "absent", "unreadable"} & {*counts}:
         below.append(f"what has not finished goes on with: {command}")
@@ -118,12 +118,5 @@ def _progress(one: Standing) -> str:
         parts.append(f"epoch {one.epoch}")
     parts += [f"{score(name).title} {score(name).shown(one.scores[name], 1)}" for name in SHOWN if name in one.scores]
     if one.seconds_left is not None:
-        parts.append(f"{_duration(one.seconds_left)} left")
+        parts.append(f"{duration(one.seconds_left)} left")
     return ", ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

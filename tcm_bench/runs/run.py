@@ -72,10 +72,15 @@ def main() -> None:
         sys.argv.remove(flag)
         sys.argv.insert(1, flag)
     sys.argv[1:] = _debug_last(sys.argv[1:])
-    Plugins.instance()  # finds the launchers, which name their options; `joblib` is ours from here on
-    ConfigStore.instance().store("joblib", LOCAL_PROCESSES, group="hydra/launcher", provider="tcm_bench")
+    take_over_joblib()
     with _one_sentence():
         hydra.main(config_path=str(PROJECT_ROOT / "conf"), config_name=CONFIG_NAME, version_base="1.3")(job)()
+
+
+def take_over_joblib() -> None:
+    """From here on `hydra/launcher=joblib` is this project's own."""
+    Plugins.instance()  # finds the launchers, which name their options
+    ConfigStore.instance().store("joblib", LOCAL_PROCESSES, group="hydra/launcher", provider="tcm_bench")
 
 
 def _debug_last(words: Sequence[str]) -> list[str]:

@@ -63,7 +63,7 @@ class SweepCallback(Callback):
 
     def _start(self, config: DictConfig) -> None:
         global _display
-        jobs = _compose_jobs(config)
+        jobs = compose_jobs(config)
         _refuse_nonsense(jobs)
         output_dir = Path(config.paths.results_dir)
         runs = [plan(job, choices(job.hydra, job.seed), job.hydra.overrides.task) for job in jobs]
@@ -84,7 +84,7 @@ class SweepCallback(Callback):
             )
             for run, job in zip(runs, jobs, strict=True)
         ]
-        _display = Display(name, runs, run_dirs, planned, parallel=_parallel(config.hydra.launcher))
+        _display = Display(name, runs, run_dirs, planned, parallel=parallel(config.hydra.launcher))
         raise_on_ctrl_c()  # from here on there are a display and processes to put an end to
         _display.start()
 
@@ -152,7 +152,7 @@ def say(text: str) -> None:
     console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
-def _parallel(launcher: DictConfig) -> int:
+def parallel(launcher: DictConfig) -> int:
     """How many jobs are at work at a time, at most."""
     return int(launcher.get("n_jobs") or launcher.get("array_parallelism") or 1)
 
@@ -191,7 +191,7 @@ def _name(label: Label) -> str:
     return f"{label.task} {label.tcm} {label.seed}"
 
 
-def _compose_jobs(config: DictConfig) -> list[DictConfig]:
+def compose_jobs(config: DictConfig) -> list[DictConfig]:
     """The configuration of every job, through Hydra's own parser and product, so that both agree on what they are."""
     loader = GlobalHydra.instance().config_loader()
     jobs = []
@@ -200,6 +200,8 @@ def _compose_jobs(config: DictConfig) -> list[DictConfig]:
         check(job, [*overrides, *config.hydra.overrides.hydra], loader)
         job.run_id = job.run_id  # once, see `execute`
         jobs.append(job)
+    if not jobs:
+        raise ConfigurationError("this sweep has no job: a glob() that matches nothing, or an empty list of values")
     return jobs
 
 
@@ -220,13 +222,11 @@ def job_overrides(config: DictConfig) -> list[list[str]]:
 
 
 def _refuse_nonsense(jobs: list[DictConfig]) -> None:
-    """No job, one job twice, no data, or several processes for a job where no launcher makes a process group for each.
+    """One job twice, no data, or several processes for a job where no launcher makes a process group for each.
 
     Raises:
         ConfigurationError: With what was wrong and what would be right.
     """
-    if not jobs:
-        raise ConfigurationError("this sweep has no job: a glob() that matches nothing, or an empty list of values")
     (twice, count), *_ = Counter(job.run_id for job in jobs).most_common(1)
     if count > 1:
         raise ConfigurationError(
