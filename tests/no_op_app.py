@@ -13,10 +13,16 @@ from pathlib import Path
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+CONF = Path(__file__).parents[1] / "conf" / "hydra" / "launcher"
 LAUNCHERS = {
     "local": {"_target_": "hydra_plugins.local_processes.LocalProcesses", "n_jobs": 2, "accelerator": "gpu"},
+    "slurm": {
+        **dict(OmegaConf.to_container(OmegaConf.load(CONF / "slurm.yaml"))),
+        "job_name": "no_op",
+        "cpus_per_task": 1,
+    },
 }
 
 
@@ -45,7 +51,7 @@ def main() -> None:
     sweep = {"sweep": {"dir": out, "subdir": "jobs/${i}"}, "output_subdir": None}
     quiet = [{"override hydra/launcher": "chosen"}, {"override hydra/job_logging": "disabled"},
              {"override hydra/hydra_logging": "disabled"}]  # fmt: skip
-    fields = {"i": 0, "out": "", "fail": None, "die": None}
+    fields = {"i": 0, "out": "", "fail": None, "die": None, "paths": {"results_dir": "${out}"}}
     store.store("config", {"defaults": ["_self_", *quiet], **fields, "hydra": sweep})
     hydra.main(config_path=None, config_name="config", version_base="1.3")(job)()
 

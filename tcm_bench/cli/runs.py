@@ -197,6 +197,7 @@ def _rows(output_dir: Path, sweep: str | None) -> tuple[list[ledger.Result], lis
             except ValueError as error:
                 damaged.append(str(error))
     finally:
+        gc.freeze()
         gc.enable()
     return rows, damaged
 
