@@ -57,7 +57,6 @@ class LocalProcesses(Launcher):
         """
         from hydra_plugins.hydra_joblib_launcher._core import execute_job  # joblib: only for who launches
         from joblib.externals.loky import ProcessPoolExecutor
-        from joblib.externals.loky.process_executor import TerminatedWorkerError
 
         from tcm_bench.runs.sweep import gpus_for, planned_jobs
 
@@ -67,10 +66,11 @@ class LocalProcesses(Launcher):
         state = Singleton.get_state()
         n_jobs = min(self.n_jobs, len(job_overrides))
         planned = planned_jobs(initial_job_idx, len(job_overrides))
-        gpus = gpus_for(self.accelerator, planned)
+        gpus = gpus_for(self.accelerator, [job for job in planned if not job.is_taken])
         waiting = Waiting([job.comparison for job in planned], [job.gpu_hours for job in planned])
         returned: dict[int, JobReturn] = {}
         pools: dict[int, Any] = {}
+        given: list[str] = []  # notices of a scheduler
 
         def work(slot: int) -> None:
             """One job after the other, in a process of this slot's own."""
@@ -88,14 +88,15 @@ class LocalProcesses(Launcher):
                 context, config, task = self.hydra_context, self.config, self.task_function
                 try:
                     job = pools[slot].submit(execute_job, place, overrides, context, config, task, state)
+                    if given:  # in the moment between
+                        break
                     returned[number] = job.result()
-                    if gpu and getattr(returned[number]._return_value, "status", "failed") == "failed":
+                    row = returned[number]._return_value
+                    if gpu and (isinstance(row, Exception) or getattr(row, "status", None) == "failed"):
                         pools.pop(slot).shutdown()
-                except (TerminatedWorkerError, Preempted):
-                    del pools[slot]
+                except (Exception, Preempted, KeyboardInterrupt):  # noqa: BLE001 - its process died, or cannot be trusted
+                    pools.pop(slot).shutdown(wait=False, kill_workers=True)
                     returned[number] = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
-
-        given: list[str] = []
 
         def pass_on(number: int) -> None:
             """Give out no more jobs, and tell the processes."""
@@ -119,7 +120,7 @@ class LocalProcesses(Launcher):
                         pool.shutdown(wait=False, kill_workers=True)
                 raise
         for pool in pools.values():
-            pool.shutdown()
+            pool.shutdown(kill_workers=bool(given))
         if given:
             raise Preempted(given[0])
         return [returned[number] for number in sorted(returned)]

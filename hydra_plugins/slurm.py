@@ -92,8 +92,12 @@ class SlurmJobs(Launcher):
             ) from error
         ids = []
         try:
+            self._folder().mkdir(mode=0o700, parents=True, exist_ok=True)  # who writes there has code run here
             executor = SlurmExecutor(self._folder() / "%j", max_num_timeout=self.requeues, python=self.python)
-            executor.update_parameters(**self.parameters, stderr_to_stdout=True, additional_parameters=self.more)
+            together = ["--kill-on-bad-exit=1", *(self.parameters.pop("srun_args", None) or ())]
+            executor.update_parameters(
+                **self.parameters, stderr_to_stdout=True, srun_args=together, additional_parameters=self.more
+            )
             for start in range(0, len(jobs), LONGEST_ARRAY):
                 # Of one job submitit makes no array; its number is then the job's.
                 with executor.batch():
@@ -126,7 +130,9 @@ class Job:
         NOTICE.listen()
         try:
             return execute_job(*self.arguments)
-        except Preempted:
+        except (Preempted, KeyboardInterrupt):  # the latter of a run that starts over each time
+            if NOTICE.given is None:
+                raise
             return _leave(requeue, NOTICE.given)
 
     def checkpoint(self) -> Any:
@@ -138,8 +144,8 @@ class Job:
 
 def _leave(requeue: Callable[[int, Any], None], given: str | None) -> None:
     """End a job that has been given notice, here or in another of its processes."""
-    if given == "SIGTERM":
-        signal.pause()  # Slurm's to decide: it kills soon
+    while given == "SIGTERM":  # Slurm's to decide: it kills soon
+        signal.pause()  # until a signal comes, of which Slurm sends several
     requeue(signal.SIGUSR2, None)  # ends the process, if it is the first of the job
 
 

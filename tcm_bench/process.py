@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 RUN_INTERRUPTED = "interrupted; the same command goes on from here"
 INTERRUPTED = 130  # the exit status that shells give to what was stopped by Ctrl-C
 PREEMPTED = 75  # EX_TEMPFAIL: try again later
+FORKED_S = 10  # how long a process that reads images outlives a notice
 NOTICES = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # of a scheduler, some time before it kills
 
 
@@ -129,11 +130,14 @@ class Notice:
 
     def _heard(self, number: int, _: Any) -> None:
         if os.getpid() != self._process:  # one that was forked, to read images: its parent ends it
-            if number == signal.SIGTERM:
-                os._exit(128 + number)
+            if number == signal.SIGTERM:  # its parent may have been told as well, and needs it for one step more
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(FORKED_S)
             return
-        is_first, self.given = self.given is None, signal.Signals(number).name
-        if is_first and not self.can_wait:  # a second one would interrupt what the first has begun
+        if self.given is not None:  # a second one would interrupt what the first has begun
+            return
+        self.given = signal.Signals(number).name
+        if not self.can_wait:
             raise Preempted(self.given)
 
 

@@ -112,6 +112,9 @@ def prune(
         list[str] | None, typer.Option(help=f"Runs that stand so; may be given again. Else {', '.join(GONE)}.")
     ] = None,
     unlisted: Annotated[bool, typer.Option("--unlisted", help="Only runs that no sweep lists.")] = False,
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints", help="Also runs with a checkpoint, which the same command goes on from.")
+    ] = False,
     delete: Annotated[bool, typer.Option("--delete", help="Do it; else only say what would be done.")] = False,
 ) -> None:
     """Remove the folders of runs that came to nothing; only says what it would do, unless told to do it.
@@ -122,13 +125,18 @@ def prune(
     wanted = tuple(state or GONE)
     if unknown := set(wanted) - set(known):
         raise ValueError(f"there is no state {min(unknown)!r}; states are {', '.join(known)}")
-    listed = {run.run_id for path in sweep_files(output_dir) for run in ledger.read_sweep(path).runs}
+    listed = (
+        {run.run_id for path in sweep_files(output_dir) for run in ledger.read_sweep(path).runs} if unlisted else ()
+    )
     removed, freed = 0, 0
     for folder in sorted((output_dir / "runs").glob("[!.]*/")):
-        if (stands := _state(folder)) not in wanted or (unlisted and folder.name in listed):
+        if (stands := _state(folder)) not in wanted or folder.name in listed:
+            continue
+        if not checkpoints and (folder / ledger.CHECKPOINT).exists():
+            typer.echo(f"{folder.name}: {stands}, stays for its checkpoint; --checkpoints takes it as well")
             continue
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        if delete and not _removed(folder):
+        if delete and not _removed(folder, wanted):
             typer.echo(f"{folder.name}: a process is at it, so it stays")
             continue
         removed, freed = removed + 1, freed + size
@@ -216,10 +224,12 @@ def _state(folder: Path) -> str:
         return "unreadable"
 
 
-def _removed(folder: Path) -> bool:
-    """Remove a run's folder, unless a process holds it."""
+def _removed(folder: Path, wanted: Sequence[str]) -> bool:
+    """Remove a run's folder, unless a process holds it, or has begun since it was looked at."""
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / ".lock", timeout=0, fallback_to_soft=False):
+            if _state(folder) not in wanted:
+                return False
             hidden = folder.with_name(f".{folder.name}.{time.time_ns()}")  # in one step: half a run is none
             folder.rename(hidden)
     except Timeout:

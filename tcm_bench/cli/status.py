@@ -55,7 +55,7 @@ def status(
             found = standings(output_dir, runs)
             table, lines = _shown(runs, found, command)
             live.update(Group(table, *map(Text, lines)))
-            if not {"running", "absent"} & {one.state for one in found}:
+            if not {"running", "absent", "interrupted"} & {one.state for one in found}:
                 return
             time.sleep(EVERY_S)
 
@@ -65,13 +65,21 @@ def _runs(output_dir: Path, sweep: str | None) -> tuple[list[ledger.Run], str | 
     if sweep is not None:
         listed = sweep_named(sweep, output_dir)
         return listed.runs, listed.command
-    planned = {run.run_id: run for path in sweep_files(output_dir) for run in ledger.read_sweep(path).runs}
-    for folder in sorted((output_dir / "runs").glob("*/")):
+    planned = {run.run_id: run for path in sweep_files(output_dir) for run in _listed(path)}
+    for folder in sorted((output_dir / "runs").glob("[!.]*/")):
         if folder.name not in planned:
             planned[folder.name] = _alone(folder)
     if not planned:
         raise ValueError(f"there are no runs in {output_dir}; `python train.py` makes one")
     return list(planned.values()), None
+
+
+def _listed(path: Path) -> list[ledger.Run]:
+    """The runs of a sweep's list; none of a damaged one, whose runs are there for themselves."""
+    try:
+        return ledger.read_sweep(path).runs
+    except ValueError:
+        return []
 
 
 def _alone(folder: Path) -> ledger.Run:

@@ -34,7 +34,7 @@ CONFIG = "config.yaml"  # the run's configuration, resolved
 HISTORY = "history.csv"  # see `tcm_bench.training.callbacks`
 EVALUATION = "evaluation.json"  # what the embeddings came to; see `tcm_bench.evaluation.files`
 CHECKPOINT, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.safetensors"  # see `tcm_bench.training.callbacks`
-UNFINISHED = (CHECKPOINT, PREVIOUS, BEST)  # what only a run needs that has not come to its end
+UNFINISHED = (RUNNING, CHECKPOINT, PREVIOUS, BEST)  # what only a run needs that has not come to its end
 # What a run does, one after the other.
 FEATURES, BEFORE, TRAIN, VALIDATE, TEST = "features", "before", "train", "validate", "test"
 LAST_EPOCH = "last epoch"  # whose weights are evaluated unless others are asked for
@@ -247,6 +247,8 @@ def read_result(run_dir: Path) -> Result | None:
         return Result.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except (IsADirectoryError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a result of tcm_bench ({error}); delete the folder") from error
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or "the file"
@@ -262,9 +264,11 @@ def state(run_dir: Path) -> State:
     The clocks of the machines must agree to a few seconds.
     """
     progress = read_progress(run_dir)
-    if progress is not None:
-        return "running" if _is_alive(progress, run_dir) else "stale"
+    if progress is not None and _is_alive(progress, run_dir):
+        return "running"
     result = read_result(run_dir)
+    if progress is not None and not (result and result.status in ENDED_WELL):  # else killed right after its end
+        return "stale"
     return result.status if result else "absent"
 
 

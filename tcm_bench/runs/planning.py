@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
 from tcm_bench.results import ledger
+from tcm_bench.results.standing import standing
 from tcm_bench.runs.backbones import CONF
 from tcm_bench.runs.build import ConfigurationError, build, check_targets, nearest
 from tcm_bench.runs.checks import absent_data
@@ -101,7 +102,7 @@ def sweep_plan(sweep: str, words: Sequence[str] = (), jobs_at_a_time: int | None
             PlannedRun(
                 run_id=run.run_id,
                 choices=run.choices,
-                state=ledger.state(output_dir / "runs" / run.run_id),
+                state=standing(output_dir / "runs" / run.run_id).state,
                 **hours.of(run, job.cost.gpu_hours),
             )
             for run, job in zip(runs, jobs, strict=True)
@@ -143,7 +144,7 @@ class _Hours:
 
 def _rows(output_dir: Path) -> Iterable[ledger.Result]:
     """Rows of all runs, but for what is none."""
-    for folder in (output_dir / "runs").glob("*/"):
+    for folder in (output_dir / "runs").glob("[!.]*/"):
         try:
             if row := ledger.read_result(folder):
                 yield row

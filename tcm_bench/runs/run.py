@@ -30,6 +30,7 @@ from tcm_bench.process import (
     Preempted,
     end_interrupted,
     is_first_process,
+    launched_processes,
     raise_on_ctrl_c,
 )
 from tcm_bench.report.scores import compared, score
@@ -141,6 +142,8 @@ def job(cfg: DictConfig) -> ledger.Result | None:
             return execute(cfg, choices(settings, cfg.seed), words)
         except AtWork as other:
             log.warning("%s", other)
+            if (launched_processes() or 1) > 1:
+                sys.exit(1)  # so that srun ends those that wait for this one
             return None
         except Exception:
             failed = ledger.read_result(Path(cfg.run_dir))
@@ -316,15 +319,21 @@ def _alone(run_dir: Path) -> Iterator[None]:
 
     Where a file server has no locks for other machines, their signs of life tell.
     """
+    lock = FileLock(run_dir / LOCK, timeout=LOCK_WAIT_S, fallback_to_soft=False)
     try:
-        with FileLock(run_dir / LOCK, timeout=LOCK_WAIT_S):
-            if _is_alive_elsewhere(run_dir):
-                raise Timeout(str(run_dir / LOCK))
-            yield
+        with contextlib.suppress(NotImplementedError):  # such a file server
+            lock.acquire()
+        if _is_alive_elsewhere(run_dir):
+            raise Timeout(str(run_dir / LOCK))
     except Timeout as error:
+        lock.release()
         other = ledger.read_progress(run_dir)
         who = f"process {other.pid} on {other.host}" if other else "another process"
         raise AtWork(f"{who} is at the run {run_dir.name} right now; wait for it, or stop it") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _is_alive_elsewhere(run_dir: Path) -> bool:

@@ -108,25 +108,31 @@ def test_reproduce_gives_the_command_and_warns_of_another_installation(outputs):
 
 
 def test_prune_says_first_and_then_removes_what_came_to_nothing(outputs):
-    before = {path.name for path in (outputs / "runs").iterdir()}
+    runs = outputs / "runs"
+    failed, interrupted, resumable = (runs / f"{number:012x}" for number in (1, 2, 4))
+    written(outputs, 4, status="interrupted")
+    (resumable / ledger.CHECKPOINT).touch()
+    before = {path.name for path in runs.iterdir()}
     said = tcm_bench("runs", "prune", "--output-dir", outputs).stdout
     assert "3 runs" in said
     assert "would be removed" in said
-    assert {path.name for path in (outputs / "runs").iterdir()} == before
+    assert f"{resumable.name}: interrupted, stays for its checkpoint" in said
+    assert {path.name for path in runs.iterdir()} == before
     holder = "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); "
     holder += "print(flush=True); input()"
-    held = outputs / "runs" / f"{1:012x}" / ".lock"
-    words = [sys.executable, "-c", holder, str(held)]
+    words = [sys.executable, "-c", holder, str(failed / ".lock")]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         done = tcm_bench("runs", "prune", "--delete", "--output-dir", outputs).stdout
         other.communicate(b"\n")
-    assert f"{1:012x}: a process is at it, so it stays" in done
+    assert f"{failed.name}: a process is at it, so it stays" in done
     assert "2 runs" in done
-    left = {path.name for path in (outputs / "runs").iterdir()}
-    assert before - left == {f"{2:012x}", "killed"}
+    left = {path.name for path in runs.iterdir()}
+    assert before - left == {interrupted.name, "killed"}
     tcm_bench("runs", "prune", "--state", "unreadable", "--delete", "--output-dir", outputs)
-    assert left - {path.name for path in (outputs / "runs").iterdir()} == {"half", "foreign"}
+    assert left - {path.name for path in runs.iterdir()} == {"half", "foreign"}
+    tcm_bench("runs", "prune", "--checkpoints", "--delete", "--output-dir", outputs)
+    assert not resumable.exists()
     assert "there is no state 'broken'" in sentence("runs", "prune", "--state", "broken", "--output-dir", outputs)
 
 

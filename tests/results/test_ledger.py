@@ -80,6 +80,16 @@ def test_a_killed_run_is_stale_and_a_living_one_running(tmp_path):
     assert ledger.state(tmp_path) == "stale"
 
 
+def test_a_run_killed_right_after_its_row_was_written_is_finished(tmp_path):
+    ledger.write_progress(tmp_path, "test")
+    dead = ledger.read_progress(tmp_path).model_copy(update={"pid": 2**22 + 1})
+    ledger.write_result(tmp_path, row(status="finished"))
+    ledger.write_atomic(tmp_path / ledger.RUNNING, dead.model_dump_json())
+    assert ledger.state(tmp_path) == "finished"
+    ledger.remove_unfinished(tmp_path)
+    assert not (tmp_path / ledger.RUNNING).exists()
+
+
 def test_a_run_on_another_machine_is_judged_by_its_signs_of_life(tmp_path, monkeypatch):
     ledger.write_progress(tmp_path, "train")
     running = tmp_path / ledger.RUNNING

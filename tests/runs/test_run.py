@@ -1,6 +1,7 @@
 """The life of a run, on real runs: heads on small vectors, and small networks from pixels."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -305,9 +306,12 @@ def test_a_run_stopped_in_training_resumes_to_the_numbers_of_one_never_stopped(t
     words = [*head(vectors), *FROM_VECTORS] if source == "vectors" else FROM_PIXELS
     whole, whole_dir = run(tmp_path / "whole", *words)
     cut_dir = tmp_path / "cut" / "runs" / whole.run_id
-    with subprocess.Popen(command(tmp_path / "cut", *words), stderr=subprocess.PIPE, text=True) as process:
+    started = subprocess.Popen(
+        command(tmp_path / "cut", *words), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    with started as process:
         wait_for(lambda: _epochs(cut_dir) >= 2, process)
-        process.send_signal(sent)
+        os.killpg(process.pid, sent)  # as Slurm does, also those that read images
         said = process.stderr.read()
     if sent == signal.SIGKILL:
         assert ledger.state(cut_dir) == "stale"
