@@ -180,7 +180,9 @@ def _name_the_dead(display: "Display") -> None:
             f"at work in another process: {', '.join(elsewhere)}; `tcm-bench status {display.sweep}` says how far, and "
             "once they have ended the same command makes the whole table"
         )
-    if dead := [name for state, name in unended if state not in (*ledger.ENDED_WELL, "failed", "running")]:
+    if waiting := [name for state, name in unended if state in ("interrupted", "absent")]:
+        say(f"not done yet: {', '.join(waiting)}; the same command goes on from there")
+    if dead := [name for state, name in unended if state == "stale"]:
         say(
             f"killed in the middle, as the system does when memory runs out: {', '.join(dead)}; "
             "the same command goes on from there"

@@ -43,6 +43,18 @@ def test_measured_hours_are_those_of_the_same_comparison(tmp_path):
     assert (found["gpu_hours"], found["wall_hours"]) == (3.0, 1.5)  # the other seed's two
     assert found["disk_gb"] > 0
 
+    damaged, *others = (run["run_id"] for run in found["runs"] if run["state"] == "absent")
+    (tmp_path / "runs" / damaged).mkdir()
+    (tmp_path / "runs" / damaged / ledger.RESULT).write_text("{")
+    for name in ("foreign", "empty"):
+        (tmp_path / "runs" / name).mkdir()
+    (tmp_path / "runs" / "foreign" / ledger.RESULT).write_text('{"accuracy": 1}')
+    again = numbers("plan", *TWO, "seed=0,1", "--jobs", "2", "--output-dir", tmp_path)
+    assert (again["finished"], again["gpu_hours"]) == (2, 3.0)
+    states = {run["run_id"]: run["state"] for run in again["runs"]}
+    assert states[damaged] == "unreadable"
+    assert {states[name] for name in others} == {"absent"}
+
 
 def test_the_papers_cells_state_their_cost_and_what_is_missing_is_told(tmp_path):
     places = [f"paths.data_dir={tmp_path}", f"data.root={tmp_path / 'nowhere'}"]
