@@ -9,18 +9,15 @@ from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from multiprocessing import resource_tracker
 from typing import Any
 
-from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from hydra.core.utils import JobReturn, JobStatus
 
 from tcm_bench.process import NOTICES, Preempted, cores, hold_ctrl_c, keep_to_cores
+from tcm_bench.runs.launching import JobLauncher
 
 LAST_WORDS_S = 3  # after Ctrl-C, which reaches the processes as well: they write down how far they are
 
 
-class LocalProcesses(Launcher):
+class LocalProcesses(JobLauncher):
     """Jobs in `n_jobs` processes, each of which may die without the others.
 
     The launcher of hydra-joblib-launcher has all jobs in one pool, and a process that is killed, as the system does
@@ -38,10 +35,6 @@ class LocalProcesses(Launcher):
         self.n_jobs = n_jobs
         self.accelerator = accelerator
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra gives to every launcher."""
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
-
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run every job once; what a job that died was is told by what it left in its folder.
 
@@ -58,14 +51,11 @@ class LocalProcesses(Launcher):
         from hydra_plugins.hydra_joblib_launcher._core import execute_job  # joblib: only for who launches
         from joblib.externals.loky import ProcessPoolExecutor
 
-        from tcm_bench.runs.sweep import gpus_for, planned_jobs
+        from tcm_bench.runs.sweep import gpus_for
 
-        setup_globals()
-        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        planned = self.begin(initial_job_idx, len(job_overrides))
         resource_tracker.ensure_running()  # here, because starting it undoes `hold_ctrl_c` (in Python 3.11 to 3.13)
-        state = Singleton.get_state()
         n_jobs = min(self.n_jobs, len(job_overrides))
-        planned = planned_jobs(initial_job_idx, len(job_overrides))
         gpus = gpus_for(self.accelerator, [job for job in planned if not job.is_taken])
         waiting = Waiting([job.comparison for job in planned], [job.gpu_hours for job in planned])
         returned: dict[int, JobReturn] = {}
@@ -84,10 +74,9 @@ class LocalProcesses(Launcher):
                         initializer=keep_to_cores,
                         initargs=(slot, n_jobs),
                     )
-                overrides, place = job_overrides[number], initial_job_idx + number
-                context, config, task = self.hydra_context, self.config, self.task_function
+                overrides = job_overrides[number]
                 try:
-                    job = pools[slot].submit(execute_job, place, overrides, context, config, task, state)
+                    job = pools[slot].submit(execute_job, *self.arguments(initial_job_idx + number, overrides))
                     if given:  # in the moment between
                         break
                     returned[number] = job.result()

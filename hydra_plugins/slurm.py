@@ -8,17 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
+
+from tcm_bench.runs.launching import JobLauncher
 
 LONGEST_ARRAY = 1000  # Slurm's own default allows one more
 POLL_S = 5
 
 
-class SlurmJobs(Launcher):
+class SlurmJobs(JobLauncher):
     """An array of jobs, each a run; who submits them may leave, as runs write down in their folders how far they are.
 
     Before a job's time is up Slurm sends SIGUSR2: the run writes a checkpoint at its next step, and submitit, which
@@ -32,11 +31,8 @@ class SlurmJobs(Launcher):
         plain = OmegaConf.to_container(OmegaConf.create(parameters), resolve=True)
         assert isinstance(plain, dict)
         self.parameters = {str(key): value for key, value in plain.items() if value is not None}
+        self.parameters["srun_args"] = ["--kill-on-bad-exit=1", *self.parameters.get("srun_args", ())]
         self.more = dict(more)
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra gives to every launcher."""
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit every job that is neither done nor at work, and wait until Slurm has none of them any more.
@@ -48,18 +44,12 @@ class SlurmJobs(Launcher):
         Returns:
             For each job that it is over, whatever became of it: that is told by what it left in its folder.
         """
-        from tcm_bench.runs.sweep import planned_jobs, say  # which has the names of runs, and the terminal
+        from tcm_bench.runs.sweep import say  # which has the terminal
 
-        setup_globals()
-        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        planned = planned_jobs(initial_job_idx, len(job_overrides))
+        planned = self.begin(initial_job_idx, len(job_overrides))
         order = sorted(range(len(planned)), key=lambda number: (-planned[number].gpu_hours, planned[number].comparison))
         needed = [number for number in order if not planned[number].is_taken]
-        state = Singleton.get_state()
-        jobs = [
-            Job(initial_job_idx + n, job_overrides[n], self.hydra_context, self.config, self.task_function, state)
-            for n in needed
-        ]
+        jobs = [Job(*self.arguments(initial_job_idx + n, job_overrides[n])) for n in needed]
         ids = self._submitted(jobs)
         if ids:
             say(f"{len(jobs)} jobs are in Slurm's queue: `squeue --jobs={','.join(ids)}`, logs in {self._folder()}")
@@ -94,10 +84,7 @@ class SlurmJobs(Launcher):
         try:
             self._folder().mkdir(mode=0o700, parents=True, exist_ok=True)  # who writes there has code run here
             executor = SlurmExecutor(self._folder() / "%j", max_num_timeout=self.requeues, python=self.python)
-            together = ["--kill-on-bad-exit=1", *(self.parameters.pop("srun_args", None) or ())]
-            executor.update_parameters(
-                **self.parameters, stderr_to_stdout=True, srun_args=together, additional_parameters=self.more
-            )
+            executor.update_parameters(**self.parameters, stderr_to_stdout=True, additional_parameters=self.more)
             for start in range(0, len(jobs), LONGEST_ARRAY):
                 # Of one job submitit makes no array; its number is then the job's.
                 with executor.batch():

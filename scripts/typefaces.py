@@ -62,7 +62,7 @@ def main() -> None:
     """Print a row for each data and backbone."""
     print("| data | backbone | the run's own | halves of each class | halves with typefaces in common |")
     print("| --- | --- | ---: | ---: | ---: |")
-    for run in ledger.read_sweep(OUTPUTS / ledger.SWEEPS / "mini.json"):
+    for run in ledger.read_sweep(OUTPUTS / ledger.SWEEPS / "mini.json").runs:
         folder = OUTPUTS / "runs" / run.run_id
         row = ledger.read_result(folder)
         if row is None or not is_base(run) or run.choices["seed"] != 0 or run.choices["loss"] != "smooth_ap":

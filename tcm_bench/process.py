@@ -44,20 +44,15 @@ def keep_to_cores(slot: int, slots: int) -> None:
     os.sched_setaffinity(0, mine[first : first + share])
 
 
-def launched_processes() -> int | None:
-    """Processes of this run on each node, if torchrun or srun has started them; None if this one was started alone."""
+def launched() -> tuple[int, int] | None:
+    """Processes of this run on each node, and nodes, if torchrun or srun has started them; None if neither has."""
     if "LOCAL_WORLD_SIZE" in os.environ:
-        return int(os.environ["LOCAL_WORLD_SIZE"])
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        return here, int(os.environ["WORLD_SIZE"]) // here
     if "SLURM_STEP_ID" in os.environ:  # not in a batch script itself, which is a single process
-        return int(os.environ["SLURM_NTASKS"]) // int(os.environ["SLURM_NNODES"])
+        nodes = int(os.environ["SLURM_NNODES"])
+        return int(os.environ["SLURM_NTASKS"]) // nodes, nodes
     return None
-
-
-def launched_nodes() -> int:
-    """Nodes on which torchrun or srun has started processes of this run; 1 if neither has."""
-    if "LOCAL_WORLD_SIZE" in os.environ:
-        return int(os.environ["WORLD_SIZE"]) // int(os.environ["LOCAL_WORLD_SIZE"])
-    return int(os.environ["SLURM_NNODES"]) if "SLURM_STEP_ID" in os.environ else 1
 
 
 def leave_on_ctrl_c(line: str) -> None:

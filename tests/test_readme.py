@@ -9,9 +9,11 @@ import subprocess
 from functools import partial
 
 import pytest
+import torch
 from answers import answer
 from hydra import compose, initialize_config_dir
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 from vectors import command, head, write_vectors
 
@@ -164,3 +166,26 @@ def test_every_subcommand_exists(subcommand):
     done = CliRunner().invoke(app, [subcommand, "--help"])
     assert done.exit_code == 0, done.output
     assert subcommand in done.output
+
+
+def test_the_noise_where_classes_share_typefaces_is_told_from_the_rest(tmp_path, monkeypatch, capsys):
+    """`python scripts/typefaces.py`, over a run whose images of one number are alike in all classes."""
+    script = imported("typefaces")
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(20).repeat_interleave(12)
+    typeface = torch.randn(12, 8, generator=generator)[torch.arange(12).repeat(20)]
+    x = torch.randn(20, 8, generator=generator)[labels] + typeface + 0.5 * torch.randn(240, 8, generator=generator)
+    choices = {"data": "kanji", "backbone": "b", "loss": "smooth_ap", "tcm": "none", "seed": 0}
+    ends = {"threshold_low": 0.6, "threshold_high": 0.9}
+    row = {"run_id": "a", "choices": choices, "status": "finished", "metrics": {"noise_floor": 0.5}, "threshold": ends}
+    row |= {"started": "", "wall_s": 1, "peak_mem_gib": 1, "threads": 1, "versions": {}, "git": {}}
+    ledger.write_result(tmp_path / "runs" / "a", ledger.Result(**row))
+    tensors = {"embeddings": torch.nn.functional.normalize(x), "labels": labels, "indices": torch.arange(240)}
+    save_file(tensors, tmp_path / "runs" / "a" / ledger.EMBEDDINGS)
+    ledger.write_sweep(tmp_path, "mini", [ledger.Run(run_id="a", choices=choices)])
+    monkeypatch.setattr(script, "OUTPUTS", tmp_path)
+    script.main()
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| kanji ")]
+    own, apart, shared = (int(cell.split("%")[0]) for cell in line.split(" | ")[2:])
+    assert own == 50
+    assert shared < apart

@@ -17,6 +17,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from typer.core import TyperCommand
 
+from tcm_bench.cli.shared import AsJson
 from tcm_bench.progress import progress
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def verify(
     name: Name,
     root: Root = None,
     subset: Subset = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    as_json: AsJson = False,
     processes: Processes = None,
 ) -> None:
     """Check counts, list and every image of a dataset, and that no image is on both sides; status 1 on any fault."""

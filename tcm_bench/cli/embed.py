@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tcm_bench.cli.evaluate import torch_device
-from tcm_bench.cli.report import OutputDir, TrustedPackages
+from tcm_bench.cli.shared import OutputDir, TrustedPackages
 from tcm_bench.progress import progress
 from tcm_bench.report.source import run_folder
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from tcm_bench.cli.report import OutputDir, console
+from tcm_bench.cli.shared import AsJson, OutputDir, console
 from tcm_bench.evaluation.settings import Axis, Ranking, Settings
 from tcm_bench.report.scores import details, score
 from tcm_bench.report.source import KINDS, Source, source
@@ -23,9 +23,6 @@ def _setting(name: str, help: str, **options: Any) -> Any:
     default = getattr(Settings, name)
     shown = ",".join(map(str, default)) or "none" if isinstance(default, tuple) else default
     return typer.Option(help=help, show_default=f"the run's own, else {shown}", **options)
-
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
 
 
 def evaluate(

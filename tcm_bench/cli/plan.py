@@ -2,13 +2,17 @@
 
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from tcm_bench.cli.report import console, duration
+from tcm_bench.cli.shared import AsJson, console, duration, tell
+from tcm_bench.results.labels import FACTORS
+
+if TYPE_CHECKING:
+    from tcm_bench.runs.planning import PlannedRun
 
 
 def plan(
@@ -18,7 +22,7 @@ def plan(
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side; else as the configuration says.")] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Folder that holds runs/: paths.output_dir.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What a sweep would take, before it is started: runs, hours, disk, memory, and what is missing for it."""
     from tcm_bench.runs.planning import sweep_plan
@@ -29,10 +33,9 @@ def plan(
         typer.echo(found.model_dump_json(indent=2))
         return
     table = Table("data", "backbone", "loss", "runs", "done", "each", "", box=None, padding=(0, 2, 0, 0))
-    factors = ("data", "backbone", "loss")
 
-    def task(run: object) -> tuple[str, ...]:
-        return tuple(str(run.choices[name]) for name in factors)  # type: ignore[attr-defined]
+    def task(run: "PlannedRun") -> tuple[str, ...]:
+        return tuple(str(run.choices[name]) for name in FACTORS)
 
     for names, of_task in groupby(sorted(found.runs, key=task), key=task):
         runs = list(of_task)
@@ -53,5 +56,4 @@ def plan(
     if found.not_known:
         lines.append(f"not in this: {found.not_known} runs like none that has finished, which state no cost")
     lines += [f"missing {kind}: {sentence}" for kind, sentences in found.missing.items() for sentence in sentences]
-    for line in lines:
-        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
+    tell(terminal, lines)

@@ -11,10 +11,11 @@ from typing import Annotated, Any, get_args
 import typer
 from filelock import FileLock, Timeout
 
-from tcm_bench.cli.report import OutputDir, sweep_files, sweep_named
+from tcm_bench.cli.shared import AsJson, OutputDir, sweep_files, sweep_named
 from tcm_bench.report.scores import score
 from tcm_bench.report.source import run_folder
 from tcm_bench.results import ledger
+from tcm_bench.results.standing import standing
 
 runs_app = typer.Typer(
     name="runs",
@@ -23,7 +24,6 @@ runs_app = typer.Typer(
     help="The runs that there are: what each was, what it came to, and how to make it again.",
 )
 RunName = Annotated[str, typer.Argument(help="A run's id, the start of it, or its folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 OfSweep = Annotated[str | None, typer.Option("--sweep", help="Those of this sweep; else all.")]
 NAMES = ("data", "backbone", "loss", "tcm", "seed")
 SCORES = ("recall_at_1", "opis", "opis_10pct")
@@ -129,8 +129,8 @@ def prune(
         {run.run_id for path in sweep_files(output_dir) for run in ledger.read_sweep(path).runs} if unlisted else ()
     )
     removed, freed = 0, 0
-    for folder in sorted((output_dir / "runs").glob("[!.]*/")):
-        if (stands := _state(folder)) not in wanted or folder.name in listed:
+    for folder in ledger.run_dirs(output_dir):
+        if (stands := standing(folder).state) not in wanted or folder.name in listed:
             continue
         if not checkpoints and (folder / ledger.CHECKPOINT).exists():
             typer.echo(f"{folder.name}: {stands}, stays for its checkpoint; --checkpoints takes it as well")
@@ -190,24 +190,16 @@ def flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _rows(output_dir: Path, sweep: str | None) -> tuple[list[ledger.Result], list[str]]:
     """Rows of all runs or of a sweep's, and a sentence for each file that is none."""
-    runs_dir = output_dir / "runs"
     if sweep is None:
-        folders = sorted(runs_dir.glob("[!.]*/"))
+        folders = ledger.run_dirs(output_dir)
     else:
-        folders = [runs_dir / run.run_id for run in sweep_named(sweep, output_dir).runs]
-    rows, damaged = [], []
+        folders = [output_dir / "runs" / run.run_id for run in sweep_named(sweep, output_dir).runs]
     gc.disable()  # of thousands of rows, all of which are kept, it would take half of the time
     try:
-        for folder in folders:
-            try:
-                if row := ledger.read_result(folder):
-                    rows.append(row)
-            except ValueError as error:
-                damaged.append(str(error))
+        return ledger.results_of(folders)
     finally:
         gc.freeze()
         gc.enable()
-    return rows, damaged
 
 
 def _row(folder: Path) -> ledger.Result:
@@ -217,18 +209,11 @@ def _row(folder: Path) -> ledger.Result:
     return row
 
 
-def _state(folder: Path) -> str:
-    try:
-        return ledger.state(folder)
-    except ValueError:
-        return "unreadable"
-
-
 def _removed(folder: Path, wanted: Sequence[str]) -> bool:
     """Remove a run's folder, unless a process holds it, or has begun since it was looked at."""
     try:
         with FileLock(folder / ".lock", timeout=0, fallback_to_soft=False):
-            if _state(folder) not in wanted:
+            if standing(folder).state not in wanted:
                 return False
             hidden = folder.with_name(f".{folder.name}.{time.time_ns()}")  # in one step: half a run is none
             folder.rename(hidden)

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tcm_bench.cli.report import OutputDir, console, duration, sweep_files, sweep_named
+from tcm_bench.cli.shared import AsJson, OutputDir, console, duration, sweep_files, sweep_named, tell
 from tcm_bench.report.scores import score
 from tcm_bench.results import ledger
 from tcm_bench.results.labels import Label, labels
@@ -29,7 +29,7 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", help="Show it again every two seconds, until all have ended.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Every run: where it stands, what it is, how far it is; of a sweep also what takes it up again.
 
@@ -46,8 +46,7 @@ def status(
             terminal = console()
             table, lines = _shown(runs, found, command)
             terminal.print(table)
-            for line in lines:
-                terminal.print(line, markup=False, highlight=False, soft_wrap=True)  # so that it can be copied
+            tell(terminal, lines)
         return
     with Live(console=console(), refresh_per_second=4) as live:
         while True:
@@ -66,9 +65,9 @@ def _runs(output_dir: Path, sweep: str | None) -> tuple[list[ledger.Run], str | 
         listed = sweep_named(sweep, output_dir)
         return listed.runs, listed.command
     planned = {run.run_id: run for path in sweep_files(output_dir) for run in _listed(path)}
-    for folder in sorted((output_dir / "runs").glob("[!.]*/")):
-        if folder.name not in planned:
-            planned[folder.name] = _alone(folder)
+    unlisted = [folder for folder in ledger.run_dirs(output_dir) if folder.name not in planned]
+    known = {row.run_id: row for row in ledger.results_of(unlisted)[0]}
+    planned |= {name: known.get(name) or ledger.Run(run_id=name, choices={}) for name in (one.name for one in unlisted)}
     if not planned:
         raise ValueError(f"there are no runs in {output_dir}; `python train.py` makes one")
     return list(planned.values()), None
@@ -80,15 +79,6 @@ def _listed(path: Path) -> list[ledger.Run]:
         return ledger.read_sweep(path).runs
     except ValueError:
         return []
-
-
-def _alone(folder: Path) -> ledger.Run:
-    """A run that no sweep lists, by its row if it has one."""
-    try:
-        row = ledger.read_result(folder)
-    except ValueError:
-        row = None
-    return row or ledger.Run(run_id=folder.name, choices={})
 
 
 def _plain(sweep: str | None, found: Sequence[Standing], command: str | None) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from tcm_bench.cli.shared import AsJson, tell
+
 if TYPE_CHECKING:
     from tcm_bench.models.weights import Supply
     from tcm_bench.runs.backbones import Backbone
@@ -32,7 +34,6 @@ WeightsDir = Annotated[
         help="Folder of files placed by hand and of npm archives: paths.weights_dir.", show_default="data/weights"
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
 
 
 def list_weights(weights_dir: WeightsDir = None, as_json: AsJson = False) -> None:
@@ -52,9 +53,7 @@ def list_weights(weights_dir: WeightsDir = None, as_json: AsJson = False) -> Non
     if not console.is_terminal:
         console.width = 500  # a line each
     console.print(table)
-    for row in rows:
-        if row["how"]:
-            console.print(f"{row['name']}: {row['how']}", markup=False, highlight=False, soft_wrap=True)
+    tell(console, (f"{row['name']}: {row['how']}" for row in rows if row["how"]))
 
 
 def fetch(names: Names = None, sweep: Sweep = None, weights_dir: WeightsDir = None) -> None:

@@ -172,19 +172,18 @@ def write_progress(run_dir: Path, stage: str, done: int = 0, total: int = 0) -> 
     if not is_first_process():
         return
     path = run_dir / RUNNING
-    earlier = _read(path, Progress)
-    alive = earlier is not None and (earlier.pid, earlier.host) == (os.getpid(), socket.gethostname())
-    now = time.time()
-    same = alive and earlier is not None and earlier.stage == stage and earlier.done <= done
+    here, now, earlier = (os.getpid(), socket.gethostname()), time.time(), _read(path, Progress)
+    ours = earlier if earlier and (earlier.pid, earlier.host) == here else None
+    same = ours if ours and ours.stage == stage and ours.done <= done else None
     progress = Progress(
-        pid=os.getpid(),
-        host=socket.gethostname(),
-        started=earlier.started if alive and earlier else now,
+        pid=here[0],
+        host=here[1],
+        started=ours.started if ours else now,
         stage=stage,
         done=done,
         total=total,
-        stage_started=earlier.stage_started if same and earlier else now,
-        done_before=earlier.done_before if same and earlier else done,
+        stage_started=same.stage_started if same else now,
+        done_before=same.done_before if same else done,
     )
     with contextlib.suppress(OSError):
         write_atomic(path, progress.model_dump_json())
@@ -225,9 +224,10 @@ def read_progress(run_dir: Path) -> Progress | None:
 def write_result(run_dir: Path, result: Result) -> None:
     """End a run: its row is written in one step, and it no longer counts as running."""
     write_atomic(run_dir / RESULT, result.model_dump_json(indent=2) + "\n")
-    (run_dir / RUNNING).unlink(missing_ok=True)
     if result.status in ENDED_WELL:
         remove_unfinished(run_dir)
+    else:
+        (run_dir / RUNNING).unlink(missing_ok=True)
 
 
 def remove_unfinished(run_dir: Path) -> None:
@@ -295,6 +295,23 @@ def read_sweep(path: Path) -> Sweep:
         return Sweep.model_validate_json(path.read_text(encoding="utf-8"))
     except ValueError as error:  # pydantic's is one
         raise ValueError(f"{path} is not the list of a sweep; start the sweep again to have it rewritten") from error
+
+
+def run_dirs(output_dir: Path) -> list[Path]:
+    """The folders of all runs, in the order of their names; not what is just being removed."""
+    return sorted((output_dir / "runs").glob("[!.]*/"))
+
+
+def results_of(folders: Iterable[Path]) -> tuple[list[Result], list[str]]:
+    """Rows of the runs that have ended, and a sentence for each that is none, where `results` would raise."""
+    rows, damaged = [], []
+    for folder in folders:
+        try:
+            if row := read_result(folder):
+                rows.append(row)
+        except ValueError as error:
+            damaged.append(str(error))
+    return rows, damaged
 
 
 def results(run_dirs: Iterable[Path]) -> Iterator[Result]:

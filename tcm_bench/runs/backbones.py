@@ -102,9 +102,7 @@ def needed_by(sweep: str, weights_dir: Path | None = None) -> list[Backbone]:
     Raises:
         ConfigurationError: If there is no such sweep, or it has no backbone with weights.
     """
-    known = sorted(path.stem for path in (CONF / "sweep").glob("[!_]*.yaml"))
-    if sweep not in known:
-        raise ConfigurationError(f"there is no sweep {sweep!r} in conf/sweep{nearest(sweep, known)}")
+    check_sweep(sweep)
     from tcm_bench.runs.sweep import job_overrides
 
     found: dict[str, Backbone] = {}
@@ -119,15 +117,31 @@ def needed_by(sweep: str, weights_dir: Path | None = None) -> list[Backbone]:
             job = _placed(loader.load_sweep_config(whole, list(told)), weights_dir)
             if not (node := job.model.backbone):
                 continue
-            plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=False)
-            assert isinstance(plain, dict)
-            key = json.dumps({part: plain.get(part) for part in DECIDES}, sort_keys=True)
+            key = decisive_key(node)
             before = found[key].runs if key in found else 0
             name = job.hydra.runtime.choices[GROUP]
             found[key] = Backbone(name, node, tuple(job.trusted_packages), before + runs)
     if not found:
         raise ConfigurationError(f"the sweep {sweep} needs no weights: it has no backbone")
     return list(found.values())
+
+
+def check_sweep(name: str) -> None:
+    """Refuse a name that no sweep of `conf/sweep` has.
+
+    Raises:
+        ConfigurationError: With the nearest that one has.
+    """
+    known = sorted(path.stem for path in (CONF / "sweep").glob("[!_]*.yaml"))
+    if name not in known:
+        raise ConfigurationError(f"there is no sweep {name!r} in conf/sweep{nearest(name, known)}")
+
+
+def decisive_key(node: DictConfig) -> str:
+    """The same for two backbones that need the same file."""
+    plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=False)
+    assert isinstance(plain, dict)
+    return json.dumps({part: plain.get(part) for part in DECIDES}, sort_keys=True)
 
 
 def _placed(cfg: DictConfig, weights_dir: Path | None) -> DictConfig:

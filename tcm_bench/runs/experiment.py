@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import os
 import sys
 import warnings
 import zipfile
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf
 from torchmetrics import MetricCollection
 
@@ -290,8 +289,8 @@ def _with_number_of_classes(cfg: DictConfig, data: RetrievalData) -> DictConfig:
 
 def _cluster() -> list[SLURMEnvironment]:
     """Lightning's own view of Slurm, but for its requeueing of jobs: that is `hydra_plugins.slurm`'s."""
-    is_torchrun = "LOCAL_WORLD_SIZE" in os.environ
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() and not is_torchrun else []
+    is_srun = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+    return [SLURMEnvironment(auto_requeue=False)] if is_srun else []
 
 
 def _trainer(

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tcm_bench.files import file_sha256, listing_sha256
 from tcm_bench.gpus import gpus
-from tcm_bench.process import cores, launched_nodes, launched_processes
+from tcm_bench.process import cores, launched
 from tcm_bench.results.ledger import Run, science_hash
 from tcm_bench.runs.build import TRUSTED, ConfigurationError
 from tcm_bench.runs.provenance import with_sources
@@ -204,7 +204,7 @@ OmegaConf.register_new_resolver("run_id", run_id, replace=True)
 OmegaConf.register_new_resolver("content_sha256", content_sha256, replace=True)
 OmegaConf.register_new_resolver("cores", cores, replace=True)
 OmegaConf.register_new_resolver("gpus_or_cores", lambda: _num_gpus() or cores(), replace=True)
-OmegaConf.register_new_resolver("launched_processes", lambda: launched_processes() or "auto", replace=True)
-OmegaConf.register_new_resolver("launched_nodes", launched_nodes, replace=True)
-OmegaConf.register_new_resolver("cores_of_each", lambda: max(cores() // (launched_processes() or 1), 1), replace=True)
+OmegaConf.register_new_resolver("launched_processes", lambda: (launched() or ("auto",))[0], replace=True)
+OmegaConf.register_new_resolver("launched_nodes", lambda: (launched() or (1, 1))[1], replace=True)
+OmegaConf.register_new_resolver("cores_of_each", lambda: max(cores() // (launched() or (1, 1))[0], 1), replace=True)
 OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)

@@ -1,21 +1,20 @@
 """What a sweep would take, before it is started: jobs, time, disk, memory, and what is missing for it."""
 
-import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pydantic import BaseModel
 
 from tcm_bench.results import ledger
 from tcm_bench.results.standing import standing
-from tcm_bench.runs.backbones import CONF
-from tcm_bench.runs.build import ConfigurationError, build, check_targets, nearest
+from tcm_bench.runs.backbones import CONF, check_sweep, decisive_key
+from tcm_bench.runs.build import ConfigurationError, build, check_targets
 from tcm_bench.runs.checks import absent_data
 from tcm_bench.runs.errors import explain
 from tcm_bench.runs.naming import CONFIG_NAME, choices, plan
@@ -80,9 +79,7 @@ def sweep_plan(sweep: str, words: Sequence[str] = (), jobs_at_a_time: int | None
     Raises:
         ConfigurationError: If there is no such sweep, or a word is refused as `train.py` would.
     """
-    known = sorted(path.stem for path in (CONF / "sweep").glob("[!_]*.yaml"))
-    if sweep not in known:
-        raise ConfigurationError(f"there is no sweep {sweep!r} in conf/sweep{nearest(sweep, known)}")
+    check_sweep(sweep)
     take_over_joblib()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
@@ -131,7 +128,7 @@ class _Hours:
 
     def __init__(self, output_dir: Path) -> None:
         self.walls: dict[str, list[float]] = {}
-        for row in _rows(output_dir):
+        for row in ledger.results_of(ledger.run_dirs(output_dir))[0]:
             if row.status == "finished" and row.comparison_id:
                 self.walls.setdefault(row.comparison_id, []).append(row.wall_s)
 
@@ -142,18 +139,8 @@ class _Hours:
         return {"hours": stated, "source": "stated"} if stated is not None else {}
 
 
-def _rows(output_dir: Path) -> Iterable[ledger.Result]:
-    """Rows of all runs, but for what is none."""
-    for folder in (output_dir / "runs").glob("[!.]*/"):
-        try:
-            if row := ledger.read_result(folder):
-                yield row
-        except ValueError:
-            continue
-
-
 def _mean_gb(output_dir: Path) -> float:
-    """What a finished run keeps here, in the mean of up to 100 of them; 0 if there is none."""
+    """What a run that has ended keeps here, in the mean of up to 100 of them; 0 if there is none."""
     folders = [file.parent for file in (output_dir / "runs").glob(f"*/{ledger.RESULT}")][:100]
     sizes = [sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) for folder in folders]
     return statistics.mean(sizes) / 1e9 if sizes else 0.0
@@ -172,14 +159,10 @@ def _missing(jobs: Sequence[DictConfig]) -> dict[str, list[str]]:
             found["targets"][str(error)] = None
             continue
         backbone = job.model.backbone
-        if "_target_" not in backbone or (key := _key(backbone)) in seen:
+        if not backbone or (key := decisive_key(backbone)) in seen:
             continue
         seen.add(key)
         supply = build(backbone.weights, list(job.trusted_packages)).supply(backbone.architecture)
         if supply.absent:
             found["weights"][f"{supply.name} is not here: {supply.by_hand}"] = None
     return {kind: list(sentences) for kind, sentences in found.items()}
-
-
-def _key(backbone: DictConfig) -> str:
-    return json.dumps([backbone.architecture, OmegaConf.to_container(backbone.weights, resolve=True)], sort_keys=True)

@@ -30,7 +30,7 @@ from tcm_bench.process import (
     Preempted,
     end_interrupted,
     is_first_process,
-    launched_processes,
+    launched,
     raise_on_ctrl_c,
 )
 from tcm_bench.report.scores import compared, score
@@ -142,7 +142,7 @@ def job(cfg: DictConfig) -> ledger.Result | None:
             return execute(cfg, choices(settings, cfg.seed), words)
         except AtWork as other:
             log.warning("%s", other)
-            if (launched_processes() or 1) > 1:
+            if (launched() or (1, 1))[0] > 1:
                 sys.exit(1)  # so that srun ends those that wait for this one
             return None
         except Exception:

@@ -62,7 +62,7 @@ class SweepCallback(Callback):
             sys.exit(status)
 
     def _start(self, config: DictConfig) -> None:
-        global _display
+        global _display, _planned
         jobs = compose_jobs(config)
         _refuse_nonsense(jobs)
         output_dir = Path(config.paths.results_dir)
@@ -75,7 +75,7 @@ class SweepCallback(Callback):
             sys.exit(conclude(name, output_dir, runs))
         for job in jobs:  # which imports torch: seconds that a finished sweep need not pay
             check_targets(job)
-        planned = [
+        _planned = [
             Planned(
                 f"{run.comparison_id} {job.seed}",
                 job.cost.gpu_hours or 0.0,
@@ -84,7 +84,7 @@ class SweepCallback(Callback):
             )
             for run, job in zip(runs, jobs, strict=True)
         ]
-        _display = Display(name, runs, run_dirs, planned, parallel=parallel(config.hydra.launcher))
+        _display = Display(name, runs, run_dirs, parallel=parallel(config.hydra.launcher))
         raise_on_ctrl_c()  # from here on there are a display and processes to put an end to
         _display.start()
 
@@ -121,7 +121,7 @@ def planned_jobs(first: int, count: int) -> list[Planned]:
 
     Of those of a sweeper that decides on its jobs while they run, such as Optuna's, nothing is: each is by itself.
     """
-    jobs = _display.jobs[first : first + count] if _display else []
+    jobs = _planned[first : first + count]
     return jobs if len(jobs) == count else [Planned(str(number)) for number in range(count)]
 
 
@@ -252,9 +252,7 @@ def _refuse_nonsense(jobs: list[DictConfig]) -> None:
 class Display(threading.Thread):
     """Reads the run folders once in a while and says how far the sweep is: a live view, or a line for each change."""
 
-    def __init__(
-        self, sweep: str, runs: list[ledger.Run], run_dirs: list[Path], jobs: list["Planned"], parallel: int
-    ) -> None:
+    def __init__(self, sweep: str, runs: list[ledger.Run], run_dirs: list[Path], parallel: int) -> None:
         """Watch the folders of `runs`, of which up to `parallel` are at work at a time."""
         super().__init__(daemon=True)
         self.sweep = sweep
@@ -262,7 +260,6 @@ class Display(threading.Thread):
         self.labels = labels(runs)
         self.run_dirs = run_dirs
         self.parallel = parallel
-        self.jobs = jobs
         self.done = threading.Event()
         self.began = time.time()
         atexit.register(self.finish)  # also after Ctrl-C: a live view must give the cursor back
@@ -332,4 +329,5 @@ def _or_leave() -> Iterator[None]:
 
 
 console = Console(stderr=True)
+_planned: list[Planned] = []
 _display: Display | None = None  # not on the callback, which Hydra pickles into every worker
