@@ -47,14 +47,16 @@ def locked(file: Path, on_wait: Callable[[], None]) -> Iterator[None]:
     """
     lock, timeout_s = FileLock(file), 0
     while not lock.is_locked:
-        file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=timeout_s)
+            lock.acquire(timeout=timeout_s)  # makes the folder
         except Timeout:
             on_wait()
             timeout_s = -1  # as long as it takes
         except FileNotFoundError:  # the folder has just been removed
             continue
+        except FileExistsError:  # the same, between two steps of making it, unless something else has its name
+            if os.path.lexists(file.parent) and not file.parent.is_dir():
+                raise
     try:
         yield
     finally:
