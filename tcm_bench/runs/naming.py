@@ -189,8 +189,9 @@ def config_groups() -> str:
     def lines(group: str) -> Iterator[str]:
         for inner in loader.get_group_options(group, ObjectType.GROUP):
             path = f"{group}/{inner}".lstrip("/")
-            if path == "hydra":  # of Hydra's own groups the one that a sweep chooses from
-                yield f"{path}/launcher: {', '.join(loader.get_group_options(f'{path}/launcher'))}"
+            if path == "hydra":  # of Hydra's own groups those that a sweep chooses from
+                for own in (f"{path}/launcher", f"{path}/sweeper"):
+                    yield f"{own}: {', '.join(loader.get_group_options(own))}"
                 continue
             if options := [name for name in loader.get_group_options(path) if not name.startswith("_")]:
                 yield f"{path}: {', '.join(options)}"

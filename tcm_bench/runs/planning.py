@@ -17,9 +17,9 @@ from tcm_bench.runs.backbones import CONF, check_sweep, decisive_key
 from tcm_bench.runs.build import ConfigurationError, build, check_targets
 from tcm_bench.runs.checks import absent_data
 from tcm_bench.runs.errors import explain
-from tcm_bench.runs.naming import CONFIG_NAME, choices, plan
+from tcm_bench.runs.naming import CONFIG_NAME
 from tcm_bench.runs.run import take_over_joblib
-from tcm_bench.runs.sweep import compose_jobs, own_name, parallel
+from tcm_bench.runs.sweep import compose_jobs, own_name, parallel, runs_of
 
 
 class PlannedRun(BaseModel):
@@ -92,7 +92,7 @@ def sweep_plan(sweep: str, words: Sequence[str] = (), jobs_at_a_time: int | None
             if sentence := explain(error):
                 raise ConfigurationError(sentence) from error
             raise
-        runs = [plan(job, choices(job.hydra, job.seed), job.hydra.overrides.task) for job in jobs]
+        runs = runs_of(jobs)
         output_dir = Path(jobs[0].paths.results_dir)
         hours = _Hours(output_dir)
         found = [

@@ -13,13 +13,14 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -35,6 +36,8 @@ from tcm_bench.runs.checks import absent_data, check, num_processes
 from tcm_bench.runs.errors import explain
 from tcm_bench.runs.naming import choices, plan
 
+SEARCH = "hydra_plugins.optuna_search.OptunaSearch"
+
 
 class SweepCallback(Callback):
     """Hydra's hooks around a multirun; does nothing around a single run.
@@ -43,50 +46,92 @@ class SweepCallback(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Compose every job, refuse what cannot work, write down what the sweep consists of, start the display."""
+        """Compose every job, refuse what cannot work, write down what the sweep consists of, start the display.
+
+        A search decides on its jobs while they run, and announces them itself.
+        """
         with _or_leave():
-            self._start(config)
+            if config.hydra.sweeper._target_ == SEARCH:
+                return
+            jobs = compose_jobs(config)
+            refuse_nonsense(jobs)
+            runs = runs_of(jobs)
+            name = config.sweep_name or own_name(runs)
+            if not config.force and all(ledger.state(Path(job.run_dir)) == "finished" for job in jobs):
+                output_dir = Path(config.paths.results_dir)
+                ledger.write_sweep(output_dir, name, runs, sys.argv[1:])
+                console.print(f"all {len(runs)} runs are finished already; force=true runs them again")
+                sys.exit(conclude(name, output_dir, runs))
+            announce(config, name, jobs, runs)
+            expect(jobs, runs)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Stop the display, fold the rows into the comparison table; leave with 1 if any run did not finish."""
-        assert _display is not None
+        if _display is None:  # a search that had to stop before its first job, which has been told
+            return
         _display.finish()
+        name, output_dir = _display.sweep, Path(config.paths.results_dir)
         if not config.hydra.launcher.get("wait", True):
-            name = _display.sweep
             say(f"`tcm-bench status {name}` shows how far they are, `tcm-bench report {name}` makes the table")
             return
         with _or_leave():
-            status = conclude(_display.sweep, Path(config.paths.results_dir), _display.runs)
+            if config.hydra.sweeper._target_ == SEARCH:
+                from tcm_bench.runs.search import conclude_search
+
+                status = conclude_search(name, output_dir, _display.runs)
+            else:
+                status = conclude(name, output_dir, _display.runs)
             _name_the_dead(_display)
         if status:
             sys.exit(status)
 
-    def _start(self, config: DictConfig) -> None:
-        global _display, _planned
-        jobs = compose_jobs(config)
-        _refuse_nonsense(jobs)
-        output_dir = Path(config.paths.results_dir)
-        runs = [plan(job, choices(job.hydra, job.seed), job.hydra.overrides.task) for job in jobs]
-        name = config.sweep_name or own_name(runs)
-        ledger.write_sweep(output_dir, name, runs, sys.argv[1:])
-        run_dirs = [output_dir / "runs" / run.run_id for run in runs]
-        if not config.force and all(ledger.state(run_dir) == "finished" for run_dir in run_dirs):
-            console.print(f"all {len(runs)} runs are finished already; force=true runs them again")
-            sys.exit(conclude(name, output_dir, runs))
-        for job in jobs:  # which imports torch: seconds that a finished sweep need not pay
-            check_targets(job)
-        _planned = [
-            Planned(
-                f"{run.comparison_id} {job.seed}",
-                job.cost.gpu_hours or 0.0,
-                job.cost.memory_gb or 0.0,
-                not job.force and ledger.state(Path(job.run_dir)) in ("finished", "running"),
-            )
-            for run, job in zip(runs, jobs, strict=True)
-        ]
-        _display = Display(name, runs, run_dirs, parallel=parallel(config.hydra.launcher))
+
+def announce(config: DictConfig, name: str, jobs: Sequence[DictConfig], runs: Sequence[ledger.Run]) -> None:
+    """Write down jobs as the sweep's, beside those that were before, and show them.
+
+    Args:
+        config: The sweep's.
+        name: Of the sweep.
+        jobs: Not announced before, nor refused by `refuse_nonsense`.
+        runs: What they are.
+
+    Raises:
+        ConfigurationError: If one of them names code that it may not, or that is not there.
+    """
+    global _display
+    for job in jobs:  # which imports torch: seconds that a finished sweep need not pay
+        check_targets(job)
+    if first := _display is None:
+        _display = Display(name, Path(config.paths.results_dir), parallel=parallel(config.hydra.launcher))
+    _display.add(runs)
+    ledger.write_sweep(_display.output_dir, name, _display.runs, sys.argv[1:])
+    if first:
         raise_on_ctrl_c()  # from here on there are a display and processes to put an end to
         _display.start()
+
+
+def expect(jobs: Sequence[DictConfig], runs: Sequence[ledger.Run]) -> None:
+    """Note what is known of the jobs that the launcher is given next, for it to ask by `planned_jobs`.
+
+    Args:
+        jobs: In the launcher's order.
+        runs: What they are.
+    """
+    global _planned
+    _planned = [
+        Planned(
+            f"{run.comparison_id} {job.seed}",
+            job.cost.gpu_hours or 0.0,
+            job.cost.memory_gb or 0.0,
+            not job.force and ledger.state(Path(job.run_dir)) in ("finished", "running"),
+        )
+        for run, job in zip(runs, jobs, strict=True)
+    ]
+
+
+def runs_of(jobs: Iterable[DictConfig]) -> list[ledger.Run]:
+    """What is known of composed jobs before they start."""
+    return [plan(job, choices(job.hydra, job.seed), job.hydra.overrides.task) for job in jobs]
 
 
 def conclude(name: str, output_dir: Path, runs: list[ledger.Run]) -> int:
@@ -117,12 +162,8 @@ class Planned(NamedTuple):
 
 
 def planned_jobs(first: int, count: int) -> list[Planned]:
-    """Of so many jobs from this number on what is known.
-
-    Of those of a sweeper that decides on its jobs while they run, such as Optuna's, nothing is: each is by itself.
-    """
-    jobs = _planned[first : first + count]
-    return jobs if len(jobs) == count else [Planned(str(number)) for number in range(count)]
+    """Of so many jobs from this number on what is known, see `expect`."""
+    return _planned[first : first + count]
 
 
 def gpus_for(accelerator: str, jobs: Sequence[Planned]) -> list[str]:
@@ -195,16 +236,19 @@ def _name(label: Label) -> str:
 
 def compose_jobs(config: DictConfig) -> list[DictConfig]:
     """The configuration of every job, through Hydra's own parser and product, so that both agree on what they are."""
-    loader = GlobalHydra.instance().config_loader()
-    jobs = []
-    for overrides in job_overrides(config):
-        job = loader.load_sweep_config(config, overrides)
-        check(job, [*overrides, *config.hydra.overrides.hydra], loader)
-        job.run_id = job.run_id  # once, see `execute`
-        jobs.append(job)
+    jobs = [compose_job(config, overrides) for overrides in job_overrides(config)]
     if not jobs:
         raise ConfigurationError("this sweep has no job: a glob() that matches nothing, or an empty list of values")
     return jobs
+
+
+def compose_job(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of a sweep's job of these words, checked, while Hydra is initialized."""
+    loader = GlobalHydra.instance().config_loader()
+    job = loader.load_sweep_config(config, list(overrides))
+    check(job, [*overrides, *config.hydra.overrides.hydra], loader)
+    job.run_id = job.run_id  # once, see `execute`
+    return job
 
 
 def job_overrides(config: DictConfig) -> list[list[str]]:
@@ -213,18 +257,21 @@ def job_overrides(config: DictConfig) -> list[list[str]]:
     Args:
         config: The sweep's composed configuration, Hydra's own node included.
     """
-    loader = GlobalHydra.instance().config_loader()
+    batches = BasicSweeper.split_arguments(sweep_words(config), max_batch_size=None)
+    return [list(overrides) for batch in batches for overrides in batch]
+
+
+def sweep_words(config: DictConfig) -> list[Override]:
+    """The words of a sweep, those of its file first, while Hydra is initialized."""
     swept = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     # As they were given: what refers to other values is for each job to resolve, whose values are others.
     task = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     assert isinstance(task, list)
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*swept, *task])
-    batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    return [list(overrides) for batch in batches for overrides in batch]
+    return OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides([*swept, *task])
 
 
-def _refuse_nonsense(jobs: list[DictConfig]) -> None:
-    """One job twice, no data, or several processes for a job where no launcher makes a process group for each.
+def refuse_nonsense(jobs: Sequence[DictConfig]) -> None:
+    """Refuse one job twice, no data, or several processes for a job where no launcher makes a process group for each.
 
     Raises:
         ConfigurationError: With what was wrong and what would be right.
@@ -252,17 +299,24 @@ def _refuse_nonsense(jobs: list[DictConfig]) -> None:
 class Display(threading.Thread):
     """Reads the run folders once in a while and says how far the sweep is: a live view, or a line for each change."""
 
-    def __init__(self, sweep: str, runs: list[ledger.Run], run_dirs: list[Path], parallel: int) -> None:
-        """Watch the folders of `runs`, of which up to `parallel` are at work at a time."""
+    def __init__(self, sweep: str, output_dir: Path, parallel: int) -> None:
+        """Show runs below `output_dir`, of which up to `parallel` are at work at a time."""
         super().__init__(daemon=True)
         self.sweep = sweep
-        self.runs = runs
-        self.labels = labels(runs)
-        self.run_dirs = run_dirs
+        self.output_dir = output_dir
         self.parallel = parallel
+        self.runs: list[ledger.Run] = []
+        self.labels: list[Label] = []
+        self.run_dirs: list[Path] = []
         self.done = threading.Event()
         self.began = time.time()
         atexit.register(self.finish)  # also after Ctrl-C: a live view must give the cursor back
+
+    def add(self, runs: Sequence[ledger.Run]) -> None:
+        """Show these as well."""
+        self.runs = [*self.runs, *runs]
+        self.labels = labels(self.runs)
+        self.run_dirs = [self.output_dir / "runs" / run.run_id for run in self.runs]
 
     def run(self) -> None:
         """Show until `finish` is called."""
@@ -309,7 +363,7 @@ class Display(threading.Thread):
     def view(self) -> Text:
         """The headline and a line for every run at work."""
         lines = [self.headline()]
-        for run_dir, label in zip(self.run_dirs, self.labels, strict=True):
+        for run_dir, label in zip(self.run_dirs, self.labels, strict=False):  # a search adds some meanwhile
             progress = ledger.read_progress(run_dir)
             if progress and ledger.state(run_dir) == "running":
                 how_far = f"{progress.done}/{progress.total}" if progress.total else ""

@@ -279,7 +279,7 @@ def test_the_help_offers_every_choice_and_no_part_of_one():
     offered = {
         (group, name) for group, names in re.findall(r"^(\S+): (.+)$", groups, re.M) for name in names.split(", ")
     }
-    hydras_own = {("hydra/launcher", "basic"), ("hydra/launcher", "joblib")}
+    hydras_own = {("hydra/launcher", "basic"), ("hydra/launcher", "joblib"), ("hydra/sweeper", "basic")}
     assert offered == set(options()) | hydras_own
 
 

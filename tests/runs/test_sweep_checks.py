@@ -15,7 +15,7 @@ from tcm_bench.runs.checks import limited, num_processes
 from tcm_bench.runs.limits import faults
 from tcm_bench.runs.naming import PROJECT_ROOT, choices
 from tcm_bench.runs.run import main
-from tcm_bench.runs.sweep import _refuse_nonsense, job_overrides
+from tcm_bench.runs.sweep import job_overrides, refuse_nonsense
 
 
 def composed(*overrides: str, **options: bool):
@@ -60,8 +60,8 @@ def test_several_processes_for_any_job_of_a_local_sweep_are_refused(monkeypatch)
     for more in ("machine.devices=2", "machine.devices=auto", "machine.devices=[0,1]", "machine.num_nodes=2"):
         several = composed("seed=1", more, return_hydra_config=True)
         with pytest.raises(ConfigurationError, match=r"needs a launcher.*machine\.devices=1 runs it here"):
-            _refuse_nonsense([alone, several])
-    _refuse_nonsense([alone])
+            refuse_nonsense([alone, several])
+    refuse_nonsense([alone])
 
 
 def test_every_target_is_checked_without_being_built():
