@@ -1,10 +1,12 @@
 """Hydra's launcher for a Slurm cluster, by submitit. Under `hydra_plugins`, where Hydra looks for launchers."""
 
+import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,31 +50,58 @@ class SlurmJobs(JobLauncher):
 
         planned = self.begin(initial_job_idx, len(job_overrides))
         order = sorted(range(len(planned)), key=lambda number: (-planned[number].gpu_hours, planned[number].comparison))
-        needed = [number for number in order if not planned[number].is_taken]
-        jobs = [Job(*self.arguments(initial_job_idx + n, job_overrides[n])) for n in needed]
-        ids = self._submitted(jobs)
-        if ids:
-            say(f"{len(jobs)} jobs are in Slurm's queue: `squeue --jobs={','.join(ids)}`, logs in {self._folder()}")
+        jobs = {
+            planned[n].run_id: Job(*self.arguments(initial_job_idx + n, job_overrides[n]))
+            for n in order
+            if not planned[n].is_taken
+        }
+        ids = self._put_into_queue(jobs) if jobs else []
         if self.wait:
             try:
-                while _in_queue(ids):
+                while ids and ((queue := _queue()) is None or not queue.isdisjoint(ids)):
                     time.sleep(POLL_S)
             except KeyboardInterrupt:
-                say(f"the jobs go on without this command; `scancel {' '.join(ids)}` ends them")
+                say(f"the jobs go on without this command; `scancel {' '.join(sorted(map(_array, ids)))}` ends them")
                 raise
         return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
+
+    def _put_into_queue(self, jobs: Mapping[str, "Job"]) -> list[str]:
+        """Submit jobs but for those of which the queue has one already, of the same sweep launched twice, say.
+
+        Returns:
+            Slurm's name of the job of each run.
+        """
+        from tcm_bench.files import locked, write_atomic
+        from tcm_bench.runs.sweep import say
+
+        self._folder().mkdir(mode=0o700, parents=True, exist_ok=True)  # who writes there has code run here
+        notes = self._folder() / "queued.json"
+        with locked(self._folder() / ".lock", lambda: say("another command submits jobs: waiting for it")):
+            queue = _queue() or set()
+            noted = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else {}
+            noted = {run: job for run, job in noted.items() if job in queue}
+            earlier = [job for run, job in noted.items() if run in jobs]
+            new = {run: job for run, job in jobs.items() if run not in noted}
+            for submitted in self._submitted(new):  # an array
+                noted.update(submitted)
+                write_atomic(notes, json.dumps(noted))
+        of_runs = [noted[run] for run in jobs]
+        arrays = ",".join(sorted(set(map(_array, of_runs))))
+        told = f"{len(new)} jobs are put into Slurm's queue" + (f", {len(earlier)} have been there" if earlier else "")
+        say(f"{told}: `squeue --jobs={arrays}`, logs in {self._folder()}")
+        return of_runs
 
     def _folder(self) -> Path:
         return Path(self.config.paths.results_dir).absolute() / "slurm"
 
-    def _submitted(self, jobs: Sequence["Job"]) -> list[str]:
-        """Submit jobs as arrays of the allowed length; returns the arrays' numbers.
+    def _submitted(self, jobs: Mapping[str, "Job"]) -> Iterator[dict[str, str]]:
+        """Submit jobs as arrays of the allowed length; for each array Slurm's names of its jobs, by runs.
 
         Raises:
             ValueError: If Slurm is not there or refuses.
         """
         if not jobs:
-            return []
+            return
         try:
             from submitit import SlurmExecutor
             from submitit.core.utils import FailedJobError
@@ -80,22 +109,23 @@ class SlurmJobs(JobLauncher):
             raise ValueError(
                 "hydra/launcher=slurm needs submitit: `make setup EXTRAS=cpu,dev,slurm` installs it"
             ) from error
-        ids = []
+        begun = 0
         try:
-            self._folder().mkdir(mode=0o700, parents=True, exist_ok=True)  # who writes there has code run here
             executor = SlurmExecutor(self._folder() / "%j", max_num_timeout=self.requeues, python=self.python)
             executor.update_parameters(**self.parameters, stderr_to_stdout=True, additional_parameters=self.more)
-            for start in range(0, len(jobs), LONGEST_ARRAY):
+            runs = list(jobs)
+            for start in range(0, len(runs), LONGEST_ARRAY):
                 # Of one job submitit makes no array; its number is then the job's.
+                of_array = runs[start : start + LONGEST_ARRAY]
                 with executor.batch():
-                    submitted = [executor.submit(job) for job in jobs[start : start + LONGEST_ARRAY]]
-                ids.append(submitted[0].job_id.partition("_")[0])
+                    submitted = [executor.submit(jobs[run]) for run in of_array]
+                begun += len(submitted)
+                yield {run: str(job.job_id) for run, job in zip(of_array, submitted, strict=True)}
         except (FailedJobError, subprocess.SubprocessError, ValueError) as error:
-            begun = f" (after {len(ids)} arrays: {', '.join(ids)})" if ids else ""
-            raise ValueError(f"Slurm takes no jobs{begun}: {' '.join(str(error).split())}") from error
+            after = f" (after {begun} of {len(jobs)})" if begun else ""
+            raise ValueError(f"Slurm takes no jobs{after}: {' '.join(str(error).split())}") from error
         except RuntimeError as error:  # there is no srun here
             raise ValueError(f"hydra/launcher=slurm: {error}") from error
-        return ids
 
 
 class Job:
@@ -136,11 +166,15 @@ def _leave(requeue: Callable[[int, Any], None], given: str | None) -> None:
     requeue(signal.SIGUSR2, None)  # ends the process, if it is the first of the job
 
 
-def _in_queue(ids: Sequence[str]) -> bool:
-    """Whether Slurm has any job of these arrays; if it does not answer, it is taken to have."""
-    if not ids:
-        return False
-    ran = subprocess.run(
-        ["squeue", "--noheader", "--format=%i", f"--jobs={','.join(ids)}"], capture_output=True, text=True, check=False
-    )
-    return bool(ran.stdout.strip()) or (ran.returncode != 0 and "Invalid job id" not in ran.stderr)
+def _queue() -> set[str] | None:
+    """Slurm's names of this user's jobs, each of an array by itself; None if it does not answer."""
+    asked = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
+    try:
+        ran = subprocess.run(asked, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # submitting says so
+        return None
+    return set(ran.stdout.split()) if ran.returncode == 0 else None
+
+
+def _array(job: str) -> str:
+    return job.partition("_")[0]

@@ -120,6 +120,7 @@ def expect(jobs: Sequence[DictConfig], runs: Sequence[ledger.Run]) -> None:
     global _planned
     _planned = [
         Planned(
+            run.run_id,
             f"{run.comparison_id} {job.seed}",
             job.cost.gpu_hours or 0.0,
             job.cost.memory_gb or 0.0,
@@ -149,12 +150,14 @@ class Planned(NamedTuple):
     """What is known of a job before it starts.
 
     Attributes:
+        run_id: Its run's name.
         comparison: What it is a part of: a comparison and its seed.
         gpu_hours: That it is stated to take; 0 if nothing is.
         memory_gb: Of a GPU, likewise.
         is_taken: Whether it is done, or another process is at it, so that it need not be started.
     """
 
+    run_id: str
     comparison: str
     gpu_hours: float = 0.0
     memory_gb: float = 0.0

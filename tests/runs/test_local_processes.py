@@ -41,11 +41,14 @@ def test_gpus_are_those_that_may_be_used(two_gpus, monkeypatch):
 
 
 def test_a_gpu_with_too_little_memory_is_left_out_and_none_is_told(two_gpus):
-    assert gpus_for("auto", [Planned("a", memory_gb=10), Planned("b", memory_gb=20)]) == ["GPU-aaa", "GPU-bbb"]
-    assert gpus_for("gpu", [Planned("a", memory_gb=10), Planned("b", memory_gb=30)]) == ["GPU-bbb"]
-    assert gpus_for("cpu", [Planned("a", memory_gb=1000)]) == []
+    assert gpus_for("auto", [Planned("a", "a", memory_gb=10), Planned("b", "b", memory_gb=20)]) == [
+        "GPU-aaa",
+        "GPU-bbb",
+    ]
+    assert gpus_for("gpu", [Planned("a", "a", memory_gb=10), Planned("b", "b", memory_gb=30)]) == ["GPU-bbb"]
+    assert gpus_for("cpu", [Planned("a", "a", memory_gb=1000)]) == []
     with pytest.raises(ConfigurationError, match=r"needs about 200 GB of a GPU .* at most 77\.1 GB are free"):
-        gpus_for("gpu", [Planned("a", memory_gb=200)])
+        gpus_for("gpu", [Planned("a", "a", memory_gb=200)])
 
 
 def test_each_process_has_a_gpu_and_cores_of_its_own_and_a_failure_gets_a_new_one(tmp_path, two_gpus):

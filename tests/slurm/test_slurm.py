@@ -4,6 +4,7 @@ Where Slurm is not installed these are skipped: `scripts/slurm_on_one_machine in
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -122,7 +123,7 @@ def test_jobs_that_are_requeued_and_killed_come_to_the_numbers_of_undisturbed_on
 
     again = done(words)
     assert again.returncode == 0, again.stderr
-    assert "1 jobs are in Slurm's queue" in again.stderr
+    assert "1 jobs are put into Slurm's queue" in again.stderr
     assert same_numbers(rows(output), rows(tmp_path / "here"))
     tables = [(folder / "report" / "tiny.csv").read_bytes() for folder in (output, tmp_path / "here")]
     assert tables[0] == tables[1]
@@ -149,16 +150,18 @@ def test_a_preempted_job_and_one_whose_node_goes_down_are_slurms_to_requeue(slur
     assert {row.status for row in rows(tmp_path).values()} == {"finished"}
 
 
-def test_several_processes_of_a_job_go_on_together_after_a_requeue_within_an_epoch(slurm, tmp_path, vectors):
-    ddp = ["machine=ddp", "machine.accelerator=cpu", "machine.num_workers=0", "hydra.launcher.ntasks_per_node=2"]
+def test_processes_on_two_nodes_go_on_together_after_a_requeue_within_an_epoch(slurm, tmp_path, vectors):
+    ddp = ["machine=ddp", "machine.accelerator=cpu", "machine.num_workers=0"]
+    here, on_two_nodes = "hydra.launcher.ntasks_per_node=2", "hydra.launcher.nodes=2"
     longer = [*head(vectors), "trainer.max_epochs=4", "data.loader.batches_per_epoch=200", "sweep_name=shared"]
     undisturbed, output = tmp_path / "undisturbed", tmp_path / "requeued"
-    ran = done(command(undisturbed, *longer, *ddp, *SLURM))
+    ran = done(command(undisturbed, *longer, *ddp, here, *SLURM))
     assert ran.returncode == 0, ran.stderr
-    words = command(output, *longer, *ddp, *SLURM)
+    words = command(output, *longer, *ddp, on_two_nodes, *SLURM)
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as sweep:
         wait_for(lambda: any(in_training(run_dir) and epochs(run_dir) >= 1 for run_dir in runs(output)), sweep)
         (job,) = queue()
+        assert set(told("squeue", "--noheader", f"--jobs={job}", "--format=%D").split()) == {"2"}
         told("scancel", "--signal=USR2", job)
         wait_for(lambda: len(rows(output)) == 1, sweep)
         (row,) = rows(output).values()
@@ -169,6 +172,24 @@ def test_several_processes_of_a_job_go_on_together_after_a_requeue_within_an_epo
     (one,), (other,) = runs(output), runs(undisturbed)
     for name in ("weights.safetensors", ledger.HISTORY):
         assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_a_sweep_that_is_launched_again_while_it_waits_in_a_full_queue_is_not_queued_twice(slurm, tmp_path, vectors):
+    alone = ["--parsable", "--partition=high", "--nodes=2", "--ntasks-per-node=2", "--output=/dev/null"]
+    others = told("sbatch", *alone, "--wrap=sleep 600").strip()
+    until(lambda: queue()[others] == "RUNNING")
+    words = command(tmp_path, "tcm=none,paper", "seed=0", *head(vectors), *SLURM, "hydra.launcher.wait=false")
+    at_once = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told_by = [command.communicate(timeout=150)[1] for command in at_once]
+    assert [command.returncode for command in at_once] == [0, 0], told_by
+    put = [re.search(r"(\d) jobs are put into Slurm's queue(, 2 have been there)?", text) for text in told_by]
+    assert sorted((one[1], bool(one[2])) for one in put if one) == [("0", True), ("2", False)], told_by
+    waiting = {job: state for job, state in queue().items() if job != others}
+    assert list(waiting.values()) == ["PENDING"] * 2
+    told("scancel", others)
+    until(lambda: not queue())
+    assert {row.status for row in rows(tmp_path).values()} == {"finished"}
+    assert len(rows(tmp_path)) == 2
 
 
 def test_the_batch_script_is_queued_again_where_its_runs_are(slurm, tmp_path, vectors):
