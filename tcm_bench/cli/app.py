@@ -5,7 +5,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from tcm_bench.cli import data, embed, evaluate, plan, report, runs, status, weights
+from tcm_bench.cli import data, embed, evaluate, plan, report, runs, status, threshold, weights
 from tcm_bench.process import end_interrupted
 
 
@@ -41,6 +41,7 @@ app.command()(report.curves)
 app.command()(report.replay)
 app.command()(evaluate.evaluate)
 app.command()(evaluate.compare)
+app.command()(threshold.threshold)
 app.command()(embed.embed)
 app.add_typer(data.data_app)
 app.add_typer(weights.weights_app)

@@ -1,0 +1,114 @@
+"""What one threshold means in use, class by class: figures of `tcm_bench.evaluation.deployment`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from tcm_bench.evaluation.deployment import Deployment
+from tcm_bench.report.curves import COLORS, FORMATS
+
+QUANTILES = (0.05, 0.5, 0.95)  # of the classes
+
+
+def deployment_figure(sides: Mapping[str, Deployment]) -> Figure:
+    """Distribution of the judged classes' own rates, false accepts beside false rejects.
+
+    Each line says which share of the classes has at most a rate; the rate that was wanted is the dashed line. Under a
+    threshold that fits all classes alike the lines would be upright.
+
+    Args:
+        sides: By the name of a network, at most two, for the same wanted rate.
+
+    Returns:
+        A figure of 9 by 3.4 inches that belongs to no global state.
+    """
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, rate, title in zip(panels, ("far", "frr"), ("false accept rate", "false reject rate"), strict=True):
+        for (name, side), color in zip(sides.items(), COLORS, strict=False):
+            _draw(panel, getattr(side, f"class_{rate}").numpy(), name, color, is_log=rate == "far")
+        wanted = [side.wanted for side in sides.values() if side.rate == rate]
+        if wanted:
+            panel.axvline(100 * wanted[0], color="0.25", linestyle="--", linewidth=1, label="wanted")
+        panel.set(xlabel=f"{title} of a class, %", ylim=(0, 1))
+        panel.grid(color="0.9", linewidth=0.6)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("share of the classes")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def _draw(panel: Axes, rates: np.ndarray, name: str, color: str, *, is_log: bool) -> None:
+    percent = np.sort(100 * rates)
+    shares = np.arange(1, len(percent) + 1) / len(percent)
+    if is_log:  # a class that accepts none of its pairs has its place at the left edge
+        seen = percent[percent > 0]
+        least = 10 ** np.floor(np.log10(seen.min())) if len(seen) else 1e-3
+        panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        percent = np.maximum(percent, least)
+    panel.step(percent, shares, where="post", color=color, linewidth=1.6, label=name)
+
+
+def write_deployment_figure(sides: Mapping[str, Deployment], path: Path) -> Path:
+    """Draw `deployment_figure` into a file.
+
+    Raises:
+        ValueError: If its suffix is none of `FORMATS`.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"cannot draw into '{path.name}'; end the name in one of {', '.join(FORMATS)}")
+    figure = deployment_figure(sides)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=200)
+    return path
+
+
+def recorded(found: Deployment, names: Sequence[Any] | None = None) -> dict[str, Any]:
+    """A deployment as plain values, for JSON.
+
+    Args:
+        found: What was found.
+        names: Of the classes, by their labels; None: the labels themselves.
+    """
+
+    def name(label: int) -> Any:
+        return label if names is None else names[label]
+
+    cosine = found.threshold if found.axis == "similarity" else 1 - found.threshold**2 / 2
+    return {
+        "rate": found.rate,
+        "wanted": found.wanted,
+        "axis": found.axis,
+        "threshold": found.threshold,
+        "interval": [found.low, found.high],
+        "cosine": cosine,
+        "distance": max(2 - 2 * cosine, 0.0) ** 0.5,
+        "calibration_classes": len(found.calibration),
+        "judged_classes": len(found.judged),
+        "far": found.far,
+        "frr": found.frr,
+        "quantiles": {
+            rate: dict(zip(map(str, QUANTILES), _quantiles(getattr(found, f"class_{rate}")), strict=True))
+            for rate in ("far", "frr")
+        },
+        "beyond_twice": int((found.class_rate > 2 * found.wanted).sum()),
+        "classes": [
+            {"label": name(label), "far": far, "frr": frr}
+            for label, far, frr in zip(
+                found.judged.tolist(), found.class_far.tolist(), found.class_frr.tolist(), strict=True
+            )
+        ],
+    }
+
+
+def _quantiles(rates: torch.Tensor) -> list[float]:
+    return rates.quantile(rates.new_tensor(QUANTILES)).tolist()
