@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tcm_bench.runs.launching import JobLauncher
 
 LONGEST_ARRAY = 1000  # Slurm's own default allows one more
 POLL_S = 5
+TRIES = 3  # of asking what is in the queue before jobs are submitted
 
 
 class SlurmJobs(JobLauncher):
@@ -37,7 +39,7 @@ class SlurmJobs(JobLauncher):
         self.more = dict(more)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Submit every job that is neither done nor at work, and wait until Slurm has none of them any more.
+        """Submit every job that is neither done nor at work, and wait until none of these is in Slurm's queue any more.
 
         Args:
             job_overrides: Overrides of each job.
@@ -61,7 +63,7 @@ class SlurmJobs(JobLauncher):
                 while ids and ((queue := _queue()) is None or not queue.isdisjoint(ids)):
                     time.sleep(POLL_S)
             except KeyboardInterrupt:
-                say(f"the jobs go on without this command; `scancel {' '.join(sorted(map(_array, ids)))}` ends them")
+                say(f"the jobs go on without this command; `scancel {' '.join(self._names(ids))}` ends them")
                 raise
         return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
 
@@ -75,21 +77,44 @@ class SlurmJobs(JobLauncher):
         from tcm_bench.runs.sweep import say
 
         self._folder().mkdir(mode=0o700, parents=True, exist_ok=True)  # who writes there has code run here
-        notes = self._folder() / "queued.json"
         with locked(self._folder() / ".lock", lambda: say("another command submits jobs: waiting for it")):
-            queue = _queue() or set()
-            noted = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else {}
-            noted = {run: job for run, job in noted.items() if job in queue}
+            queue = _asked_again()
+            noted = {run: job for run, job in self._noted().items() if job in queue}
             earlier = [job for run, job in noted.items() if run in jobs]
             new = {run: job for run, job in jobs.items() if run not in noted}
             for submitted in self._submitted(new):  # an array
                 noted.update(submitted)
-                write_atomic(notes, json.dumps(noted))
+                write_atomic(self._notes, json.dumps(noted))
         of_runs = [noted[run] for run in jobs]
         arrays = ",".join(sorted(set(map(_array, of_runs))))
         told = f"{len(new)} jobs are put into Slurm's queue" + (f", {len(earlier)} have been there" if earlier else "")
         say(f"{told}: `squeue --jobs={arrays}`, logs in {self._folder()}")
         return of_runs
+
+    @property
+    def _notes(self) -> Path:
+        """Where the name of each run's job stands, for whoever submits next."""
+        return self._folder() / "queued.json"
+
+    def _noted(self) -> dict[str, str]:
+        """Slurm's names of the jobs that were submitted, by their runs.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        try:
+            return dict(json.loads(self._notes.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise ValueError(
+                f"{self._notes} is damaged: remove it when no job of these runs is in Slurm's queue any more"
+            ) from error
+
+    def _names(self, ids: Sequence[str]) -> list[str]:
+        """What to cancel: arrays as a whole, but those of which another command waits for a part."""
+        others = {_array(job) for job in self._noted().values() if job not in ids}
+        return sorted({job if _array(job) in others else _array(job) for job in ids})
 
     def _folder(self) -> Path:
         return Path(self.config.paths.results_dir).absolute() / "slurm"
@@ -167,13 +192,29 @@ def _leave(requeue: Callable[[int, Any], None], given: str | None) -> None:
 
 
 def _queue() -> set[str] | None:
-    """Slurm's names of this user's jobs, each of an array by itself; None if it does not answer."""
-    asked = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
-    try:
-        ran = subprocess.run(asked, capture_output=True, text=True, check=False)
-    except FileNotFoundError:  # submitting says so
+    """Slurm's names of this user's jobs that have not ended, each of an array by itself; None if it does not answer."""
+    asked = ["squeue", "--noheader", "--all", "--array", "--format=%i %t", f"--user={os.getuid()}"]
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}  # one's own filters
+    ran = subprocess.run(asked, capture_output=True, text=True, check=False, env=mine)
+    if ran.returncode:
         return None
-    return set(ran.stdout.split()) if ran.returncode == 0 else None
+    jobs = dict(line.split() for line in ran.stdout.splitlines())
+    return {job for job, state in jobs.items() if state != "CG"}  # which only clears away what has ended
+
+
+def _asked_again() -> set[str]:
+    """Slurm's names of this user's jobs, from a controller that may be busy.
+
+    Raises:
+        ValueError: If it does not answer.
+    """
+    if shutil.which("squeue") is None:  # submitting says so
+        return set()
+    for _ in range(TRIES):
+        if (queue := _queue()) is not None:
+            return queue
+        time.sleep(POLL_S)
+    raise ValueError("Slurm does not answer (squeue), so nobody knows what is in its queue: try again later")
 
 
 def _array(job: str) -> str:

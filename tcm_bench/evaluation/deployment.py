@@ -109,8 +109,8 @@ def deploy(
     is_calibration = torch.isin(labels, calibration)
 
     def scan(rows: Bool[Tensor, " items"]) -> PairScan:
-        roles = {name: role[rows] for name, role in (("query", query), ("gallery", gallery)) if role is not None}
-        return PairScan(embeddings[rows], labels[rows], axis=axis, **roles)
+        queries, searched = (None if role is None else role[rows] for role in (query, gallery))
+        return PairScan(embeddings[rows], labels[rows], axis=axis, query=queries, gallery=searched)
 
     if len(calibration) == len(classes) or len(calibration) < 2:
         raise ValueError(f"{len(classes)} classes are too few to choose a threshold by some and judge it by others")

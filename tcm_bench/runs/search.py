@@ -1,12 +1,13 @@
 """A search for settings of TCM, which decides on its runs while they run: `hydra/sweeper=optuna`.
 
 By the rule that `report/choice.py` states: the least OPIS on training classes that are held out, of R@1 there at most a
-tolerance below the baseline's. A trial is a setting; its runs are those of the seeds, and the baseline's that share
-everything else with it. Nothing but the runs is stored: a search that was stopped asks for the same settings in the
-same order, and those that have finished are not trained again.
+tolerance below the baseline's. A trial is a setting; its runs are those of the seeds, and the baseline is trained once
+for each seed. Nothing but the runs is stored: a search that was stopped asks for the same settings in the same order,
+and those that have finished are not trained again. So a trial is scored only when its runs have come to their end.
 """
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +25,8 @@ from tcm_bench.runs.sweep import announce, compose_job, expect, refuse_nonsense,
 
 if TYPE_CHECKING:
     import optuna
+
+POLL_S = 1
 
 
 class Dimension(NamedTuple):
@@ -49,12 +52,12 @@ class Space(NamedTuple):
 
     Attributes:
         fixed: Words that all runs share.
-        seeds: Of each setting's runs.
-        dimensions: By their keys.
+        seeds: Words that tell a setting's runs apart.
+        dimensions: By their keys, all of TCM's settings.
     """
 
     fixed: Sequence[str]
-    seeds: Sequence[str]
+    seeds: Sequence[Sequence[str]]
     dimensions: Mapping[str, Dimension]
 
 
@@ -62,52 +65,56 @@ def space(words: Sequence[Override]) -> Space:
     """The space that the words of a command span; of a key that is given twice the last counts.
 
     Raises:
-        ConfigurationError: If nothing is searched, or the baseline alone is asked for.
+        ConfigurationError: If nothing is searched, or what is searched is no setting of TCM, or no range.
     """
     fixed: dict[str, str] = {}
     dimensions: dict[str, Dimension] = {}
-    seeds = ["0"]
+    seeds: list[list[str]] = [[]]
     for override in words:
-        key = override.get_key_element()
-        if key == "seed":
-            seeds = list(override.sweep_string_iterator()) if override.is_sweep_override() else [_value(override)]
-        elif override.is_sweep_override():
-            dimensions[key] = _dimension(override)
-            fixed.pop(key, None)
-        else:
+        key = override.key_or_group
+        fixed.pop(key, None)
+        dimensions.pop(key, None)
+        if not override.is_sweep_override():
             assert override.input_line is not None
             fixed[key] = override.input_line
-            dimensions.pop(key, None)
-    if not any(key.startswith("tcm.") for key in dimensions):
+        elif getattr(override.value(), "shuffle", False):
+            raise ConfigurationError(f"{override.input_line}: shuffled, it would be another search each time")
+        elif key == "seed" and not override.is_interval_sweep():
+            seeds = [[f"seed={seed}"] for seed in override.sweep_string_iterator()]
+        elif key.startswith("tcm."):
+            dimensions[key] = _dimension(override)
+        else:
+            raise ConfigurationError(
+                f"{override.input_line}: hydra/sweeper=optuna searches settings of TCM; give one value of {key}, and "
+                "search once for each"
+            )
+    if not dimensions:
         raise ConfigurationError(
             "hydra/sweeper=optuna searches settings of TCM: give one a range, 'tcm.negative_margin=interval(0.3,0.8)'"
         )
-    if "tcm" in dimensions or fixed.get("tcm") == "tcm=none":
-        raise ConfigurationError(
-            "hydra/sweeper=optuna trains the baseline beside TCM by itself: leave tcm=none out, or name one setting"
-        )
+    if fixed.get("tcm", "").endswith("=none"):
+        raise ConfigurationError("hydra/sweeper=optuna trains the baseline beside TCM by itself: leave tcm=none out")
     return Space(list(fixed.values()), seeds, dimensions)
-
-
-def _value(override: Override) -> str:
-    return str(override.get_value_element_as_str())
 
 
 def _dimension(override: Override) -> Dimension:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     value = override.value()
-    if isinstance(value, IntervalSweep):
-        low, high, is_log = value.start, value.end, "log" in value.tags
-        if isinstance(low, int) and isinstance(high, int):
-            return Dimension(IntDistribution(low, high, log=is_log), None)
-        assert low is not None
-        assert high is not None
-        return Dimension(FloatDistribution(low, high, log=is_log), None)
-    words = list(override.sweep_string_iterator())
-    if override.is_range_sweep():  # whose values have an order
-        return Dimension(IntDistribution(0, len(words) - 1), words)
-    return Dimension(CategoricalDistribution(tuple(range(len(words)))), words)
+    try:
+        if isinstance(value, IntervalSweep):
+            low, high, is_log = value.start, value.end, "log" in value.tags
+            if isinstance(low, int) and isinstance(high, int):
+                return Dimension(IntDistribution(low, high, log=is_log), None)
+            assert low is not None
+            assert high is not None
+            return Dimension(FloatDistribution(low, high, log=is_log), None)
+        words = list(override.sweep_string_iterator())
+        if override.is_range_sweep():  # whose values have an order
+            return Dimension(IntDistribution(0, len(words) - 1), words)
+        return Dimension(CategoricalDistribution(tuple(range(len(words)))), words)
+    except ValueError as error:
+        raise ConfigurationError(f"{override.input_line}: {error}") from error
 
 
 def search(
@@ -120,19 +127,19 @@ def search(
     seed: int,
     tolerance: float,
 ) -> None:
-    """Train settings that Optuna's TPE asks for, each beside its baseline.
+    """Train settings that Optuna's TPE asks for, and the baseline.
 
     Args:
         config: The sweep's.
         launcher: Runs jobs.
         n_trials: Settings to try.
         at_once: Settings that are decided on together.
-        n_startup_trials: Settings drawn by chance before scores have a say.
+        n_startup_trials: Settings are drawn by chance until so many have a score.
         seed: Of the search.
         tolerance: By how much R@1 on held-out classes may lie below the baseline's; a fraction.
 
     Raises:
-        ConfigurationError: If the baseline cannot be composed, or none of the settings that are decided on together.
+        ConfigurationError: If the baseline cannot be composed, or none of the settings.
     """
     try:
         import optuna
@@ -140,14 +147,21 @@ def search(
         raise ConfigurationError(
             "hydra/sweeper=optuna needs Optuna: `make setup EXTRAS=cpu,dev,search` installs it"
         ) from error
-    for key, value in {"n_trials": n_trials, "at_once": at_once}.items():
-        if type(value) is not int or value < 1:
-            raise ConfigurationError(f"hydra.sweeper.{key} must be a whole number of at least 1, got {value!r}")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for key, value, least in (
+        ("n_trials", n_trials, 1),
+        ("at_once", at_once, 1),
+        ("n_startup_trials", n_startup_trials, 1),
+        ("seed", seed, 0),
+    ):
+        if type(value) is not int or value < least:
+            raise ConfigurationError(f"hydra.sweeper.{key} must be a whole number of at least {least}, got {value!r}")
+    if not isinstance(tolerance, int | float) or not 0 <= tolerance < 1:
+        raise ConfigurationError(f"hydra.sweeper.tolerance must be a fraction of R@1, as 0.002, got {tolerance!r}")
     if not config.hydra.launcher.get("wait", True):
         raise ConfigurationError("a search waits for its runs: leave hydra.launcher.wait=false out")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     where = space(sweep_words(config))
-    jobs = _Jobs(config, launcher, where)
+    jobs = _Jobs(config, launcher, where, n_trials)
     sampler = optuna.samplers.TPESampler(n_startup_trials=n_startup_trials, seed=seed, multivariate=True)
     study = optuna.create_study(sampler=sampler)
     distributions = {key: dimension.distribution for key, dimension in where.dimensions.items()}
@@ -156,18 +170,22 @@ def search(
         arms = jobs.trained(
             [[f"{key}={where.dimensions[key].word(value)}" for key, value in trial.params.items()] for trial in trials]
         )
+        if arms is None:  # what the search would go on with depends on what is missing
+            return
         for trial, arm in zip(trials, arms, strict=True):
             if arm is None:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
             else:
                 trial.set_constraint(RECALL, arm.base_recall - tolerance - arm.recall)
                 study.tell(trial, arm.opis)
-        if first == 0 and not any(arms):  # what they fail of, the others would, too
+        if first == 0 and jobs.runs and not any(arms):  # what they fail of, the others would, too
             return
+    if jobs.refused and not jobs.runs:
+        raise jobs.refused
 
 
 class Arms(NamedTuple):
-    """Means over the seeds, on held-out classes: of a setting, and R@1 of its baseline."""
+    """Means over the seeds, on held-out classes: of a setting, and R@1 of the baseline."""
 
     opis: float
     recall: float
@@ -175,78 +193,97 @@ class Arms(NamedTuple):
 
 
 class _Jobs:
-    """The jobs of a search, each launched once."""
+    """The jobs of a search, each launched once.
 
-    def __init__(self, config: DictConfig, launcher: Launcher, where: Space) -> None:
+    Attributes:
+        runs: Those that were announced, by their names.
+        words: Of those that were composed.
+        refused: Why the last setting was that could not be composed.
+    """
+
+    def __init__(self, config: DictConfig, launcher: Launcher, where: Space, n_trials: int) -> None:
         self.config, self.launcher, self.where = config, launcher, where
-        self.words: dict[str, list[str]] = {}  # of all that were taken, by run
-        self.name = config.sweep_name or f"search-{ledger.science_hash({'words': sorted(where.fixed)})[:6]}"
+        self.total = (n_trials + 1) * len(where.seeds)
+        self.runs: dict[str, ledger.Run] = {}
+        self.words: dict[str, list[str]] = {}
+        self.refused: ConfigurationError | None = None
+        words = [*where.fixed, *(word for seed in where.seeds for word in seed), *map(str, where.dimensions.items())]
+        self.name = config.sweep_name or f"search-{ledger.science_hash({'words': sorted(words)})[:6]}"
+        self.folder = Path(config.paths.results_dir) / "runs"
 
-    def trained(self, settings: Sequence[Sequence[str]]) -> list[Arms | None]:
-        """Train settings and their baselines; None for one that cannot be, or has not come to its end.
+    def trained(self, settings: Sequence[Sequence[str]]) -> list[Arms | None] | None:
+        """Train settings, and the baseline if it is not there yet.
 
         Args:
             settings: For each the words beside those that all share.
-        """
-        new: dict[str, DictConfig] = {}
-        runs: list[tuple[list[str], list[str]] | None] = []
-        refused: ConfigurationError | None = None
-        for setting in settings:
-            base = self._composed([word for word in setting if not _is_tcm(word)], new, tcm=False)
-            try:
-                runs.append((base, self._composed(setting, new, tcm=True)))
-            except ConfigurationError as error:  # margins out of order, say
-                refused = error
-                runs.append(None)
-        if refused and not any(runs):
-            raise refused
-        self._launch(new)
-        return [self._scores(*pair) if pair else None for pair in runs]
 
-    def _composed(self, words: Sequence[str], new: dict[str, DictConfig], *, tcm: bool) -> list[str]:
-        """Names of the runs of these words, one a seed; those not met before are added to `new`."""
-        fixed = [word for word in self.where.fixed if tcm or not _is_tcm(word)]
-        names, jobs, words_of = [], {}, {}
+        Returns:
+            For each its scores, None for one that cannot be; None in place of all if a run has not come to its end.
+
+        Raises:
+            ConfigurationError: If the baseline cannot be.
+        """
+        fixed = self.where.fixed
+        base = self._composed([*(word for word in fixed if not _is_tcm(word)), "tcm=none"])
+        tried: list[Mapping[str, DictConfig] | None] = []
+        for setting in settings:
+            try:
+                tried.append(self._composed([*fixed, *setting]))
+            except ConfigurationError as error:  # margins out of order, say
+                self.refused = error
+                say(f"left out: {' '.join(setting)}: {error}")
+                tried.append(None)
+        if any(tried):
+            new = {name: job for one in (base, *filter(None, tried)) for name, job in one.items()}
+            self._launch({name: job for name, job in new.items() if name not in self.runs})
+            if any(ledger.state(self.folder / name) in ("interrupted", "stale", "absent") for name in new):
+                return None
+        return [None if one is None else self._scores(base, one) for one in tried]
+
+    def _composed(self, words: Sequence[str]) -> dict[str, DictConfig]:
+        """The jobs of these words, one a seed, by their runs' names."""
+        found = {}
         for seed in self.where.seeds:
-            overrides = [*fixed, *words, f"seed={seed}", *([] if tcm else ["tcm=none"])]
+            overrides = [*words, *seed]
             job = compose_job(self.config, overrides)
             if not job.data.loader.validation_classes:
                 raise ConfigurationError(
                     "a search chooses by training classes that are held out: give data.loader.validation_classes=N"
                 )
-            names.append(job.run_id)
-            if job.run_id not in self.words:
-                jobs[job.run_id], words_of[job.run_id] = job, overrides
-        new.update(jobs)
-        self.words.update(words_of)
-        return names
+            found[str(job.run_id)] = job
+            self.words[str(job.run_id)] = overrides
+        return found
 
     def _launch(self, new: Mapping[str, DictConfig]) -> None:
         if not new:
             return
-        refuse_nonsense(list(new.values()))
         jobs = list(new.values())
+        refuse_nonsense(jobs)
         runs = runs_of(jobs)
-        announce(self.config, self.name, jobs, runs)
+        announce(self.config, self.name, jobs, runs, total=self.total)
+        self.runs |= {run.run_id: run for run in runs}
         waiting = [
             (job, run)
             for job, run in zip(jobs, runs, strict=True)
-            if job.force or ledger.state(Path(job.run_dir)) != "finished"
+            if job.force or ledger.state(self.folder / run.run_id) != "finished"
         ]
         if waiting:
             expect(*zip(*waiting, strict=True))
-            self.launcher.launch([self.words[run.run_id] for _, run in waiting], initial_job_idx=0)
+            overrides = [self.words[run.run_id] for _, run in waiting]
+            for returned in self.launcher.launch(overrides, initial_job_idx=0):
+                _ = returned.return_value  # raises what kept a job from leaving a row, as Hydra's own sweeper does
+        # The same search may have been started twice.
+        while any(ledger.state(self.folder / name) == "running" for name in new):
+            time.sleep(POLL_S)
 
-    def _scores(self, base: Sequence[str], tcm: Sequence[str]) -> Arms | None:
-        opis, recall = self._mean(tcm, OPIS), self._mean(tcm, RECALL)
-        scores = Arms(opis, recall, self._mean(base, RECALL))
+    def _scores(self, base: Mapping[str, Any], tcm: Mapping[str, Any]) -> Arms | None:
+        scores = Arms(self._mean(tcm, OPIS), self._mean(tcm, RECALL), self._mean(base, RECALL))
         return None if math.isnan(sum(scores)) else scores
 
-    def _mean(self, names: Sequence[str], name: str) -> float:
-        """Of a score on held-out classes; NaN if a run has none, or has not finished."""
-        folder = Path(self.config.paths.results_dir) / "runs"
-        rows = [ledger.read_result(folder / run) for run in names]
-        found = [row.metrics.get(f"{name}_val") if row and row.status == "finished" else None for row in rows]
+    def _mean(self, names: Mapping[str, Any], name: str) -> float:
+        """Of a score on held-out classes; NaN if a run has none."""
+        rows = [ledger.read_result(self.folder / run) for run in names]
+        found = [row.metrics.get(f"{name}_val") if row and row.status in ledger.ENDED_WELL else None for row in rows]
         return math.fsum(math.nan if value is None else value for value in found) / len(found)
 
 
@@ -254,23 +291,31 @@ def _is_tcm(word: str) -> bool:
     return word.lstrip("+~").partition("=")[0].partition(".")[0] == "tcm"
 
 
-def conclude_search(name: str, output_dir: Path, runs: Sequence[ledger.Run]) -> int:
+def conclude_search(name: str, output_dir: Path, runs: Sequence[ledger.Run], tolerance: float) -> int:
     """Say what is chosen and what failed, and write all that was tried; the exit status is 1 if any run did not finish.
 
     The comparison table is not for a search: it has the test classes' scores of every setting, to choose by which would
     be to choose for them.
+
+    Args:
+        name: Of the search.
+        output_dir: Holds `runs/` and `sweeps/`.
+        runs: Of this start; an earlier one may have tried more.
+        tolerance: See `search`.
     """
-    rows = list(ledger.results(output_dir / "runs" / run.run_id for run in runs))
-    finished = [row for row in rows if row.status == "finished"]
+    listed = ledger.read_sweep(output_dir / ledger.SWEEPS / f"{name}.json").runs
+    rows = list(ledger.results(output_dir / "runs" / run.run_id for run in listed))
     for row, label in zip(rows, labels(rows), strict=True):
         if row.status == "failed":
             say(f"{label}: failed, {row.reason} (run {row.run_id})")
-    if any(f"{OPIS}_val" in row.metrics for row in finished):
-        for choice in choices(finished):
+    finished = [row for row in rows if row.status == "finished"]
+    if any(row.metrics.get(f"{OPIS}_val") is not None for row in finished):
+        for choice in choices(finished, tolerance):
             say(_told(choice))
-        for path in write_choices(finished, output_dir / "report", name):
+        for path in write_choices(finished, output_dir / "report", name, tolerance):
             say(f"written: {path}")
-    return int(len(finished) < len(runs))
+    ended = {row.run_id for row in rows if row.status in ledger.ENDED_WELL}
+    return int(any(run.run_id not in ended for run in runs))
 
 
 def _told(choice: Choice) -> str:

@@ -36,6 +36,7 @@ from tcm_bench.runs.checks import absent_data, check, num_processes
 from tcm_bench.runs.errors import explain
 from tcm_bench.runs.naming import choices, plan
 
+EVERY_JOB = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 SEARCH = "hydra_plugins.optuna_search.OptunaSearch"
 
 
@@ -51,8 +52,13 @@ class SweepCallback(Callback):
         A search decides on its jobs while they run, and announces them itself.
         """
         with _or_leave():
-            if config.hydra.sweeper._target_ == SEARCH:
+            if (sweeper := config.hydra.sweeper._target_) == SEARCH:
                 return
+            if sweeper != EVERY_JOB:
+                raise ConfigurationError(
+                    f"hydra/sweeper with _target_ {sweeper} decides on jobs that nobody can list beforehand; there are "
+                    "basic, which runs every one, and optuna"
+                )
             jobs = compose_jobs(config)
             refuse_nonsense(jobs)
             runs = runs_of(jobs)
@@ -67,8 +73,7 @@ class SweepCallback(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Stop the display, fold the rows into the comparison table; leave with 1 if any run did not finish."""
-        if _display is None:  # a search that had to stop before its first job, which has been told
-            return
+        assert _display is not None
         _display.finish()
         name, output_dir = _display.sweep, Path(config.paths.results_dir)
         if not config.hydra.launcher.get("wait", True):
@@ -78,7 +83,7 @@ class SweepCallback(Callback):
             if config.hydra.sweeper._target_ == SEARCH:
                 from tcm_bench.runs.search import conclude_search
 
-                status = conclude_search(name, output_dir, _display.runs)
+                status = conclude_search(name, output_dir, _display.runs, config.hydra.sweeper.tolerance)
             else:
                 status = conclude(name, output_dir, _display.runs)
             _name_the_dead(_display)
@@ -86,7 +91,9 @@ class SweepCallback(Callback):
             sys.exit(status)
 
 
-def announce(config: DictConfig, name: str, jobs: Sequence[DictConfig], runs: Sequence[ledger.Run]) -> None:
+def announce(
+    config: DictConfig, name: str, jobs: Sequence[DictConfig], runs: Sequence[ledger.Run], *, total: int | None = None
+) -> None:
     """Write down jobs as the sweep's, beside those that were before, and show them.
 
     Args:
@@ -94,6 +101,8 @@ def announce(config: DictConfig, name: str, jobs: Sequence[DictConfig], runs: Se
         name: Of the sweep.
         jobs: Not announced before, nor refused by `refuse_nonsense`.
         runs: What they are.
+        total: Runs of the whole sweep, if more will follow; then runs of the same comparisons that an earlier start
+            has listed stay in the list.
 
     Raises:
         ConfigurationError: If one of them names code that it may not, or that is not there.
@@ -103,11 +112,21 @@ def announce(config: DictConfig, name: str, jobs: Sequence[DictConfig], runs: Se
         check_targets(job)
     if first := _display is None:
         _display = Display(name, Path(config.paths.results_dir), parallel=parallel(config.hydra.launcher))
-    _display.add(runs)
-    ledger.write_sweep(_display.output_dir, name, _display.runs, sys.argv[1:])
+        if total is not None:
+            comparisons = {run.comparison_id for run in runs}
+            _display.earlier = [run for run in _listed(config, name) if run.comparison_id in comparisons]
+    _display.add(runs, total)
+    listed = {run.run_id: run for run in (*_display.runs, *_display.earlier)}
+    ledger.write_sweep(_display.output_dir, name, list(listed.values()), sys.argv[1:])
     if first:
         raise_on_ctrl_c()  # from here on there are a display and processes to put an end to
         _display.start()
+
+
+def _listed(config: DictConfig, name: str) -> list[ledger.Run]:
+    """What an earlier start of a sweep has written down."""
+    path = Path(config.paths.results_dir) / ledger.SWEEPS / f"{name}.json"
+    return ledger.read_sweep(path).runs if path.exists() else []
 
 
 def expect(jobs: Sequence[DictConfig], runs: Sequence[ledger.Run]) -> None:
@@ -165,8 +184,9 @@ class Planned(NamedTuple):
 
 
 def planned_jobs(first: int, count: int) -> list[Planned]:
-    """Of so many jobs from this number on what is known, see `expect`."""
-    return _planned[first : first + count]
+    """Of so many jobs from this number on what is known, see `expect`; each by itself if nobody has said anything."""
+    jobs = _planned[first : first + count]
+    return jobs if len(jobs) == count else [Planned(str(number), str(number)) for number in range(count)]
 
 
 def gpus_for(accelerator: str, jobs: Sequence[Planned]) -> list[str]:
@@ -308,6 +328,8 @@ class Display(threading.Thread):
         self.sweep = sweep
         self.output_dir = output_dir
         self.parallel = parallel
+        self.total = 0
+        self.earlier: list[ledger.Run] = []
         self.runs: list[ledger.Run] = []
         self.labels: list[Label] = []
         self.run_dirs: list[Path] = []
@@ -315,9 +337,10 @@ class Display(threading.Thread):
         self.began = time.time()
         atexit.register(self.finish)  # also after Ctrl-C: a live view must give the cursor back
 
-    def add(self, runs: Sequence[ledger.Run]) -> None:
-        """Show these as well."""
+    def add(self, runs: Sequence[ledger.Run], total: int | None) -> None:
+        """Show these as well, of so many in all."""
         self.runs = [*self.runs, *runs]
+        self.total = len(self.runs) if total is None else total
         self.labels = labels(self.runs)
         self.run_dirs = [self.output_dir / "runs" / run.run_id for run in self.runs]
 
@@ -346,7 +369,7 @@ class Display(threading.Thread):
         """Counts of each state and the time left."""
         states = Counter(ledger.state(run_dir) for run_dir in self.run_dirs)
         counts = ", ".join(f"{states[s]} {s}" for s in ("running", "failed", "interrupted", "stale") if states[s])
-        total = f"{states['finished'] + states['debug']} of {len(self.run_dirs)} runs finished"
+        total = f"{states['finished'] + states['debug']} of {self.total} runs finished"
         return f"{total}, {counts or '0 running'}, {self.time_left(states)}"
 
     def time_left(self, states: Counter[ledger.State]) -> str:
@@ -359,7 +382,7 @@ class Display(threading.Thread):
         if not recent:
             return "time left: not known yet"
         pace = statistics.median(row.wall_s for row in ledger.results(recent))
-        remaining = sum(states[s] for s in ("absent", "running", "interrupted", "stale"))
+        remaining = self.total - sum(states[s] for s in ("finished", "debug", "failed"))
         seconds = pace * remaining / self.parallel
         return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
 

@@ -17,6 +17,7 @@ from vectors import command, head, write_vectors
 from tcm_bench.report.choice import TOLERANCE
 from tcm_bench.results import ledger
 from tcm_bench.runs import search as search_module
+from tcm_bench.runs import sweep
 from tcm_bench.runs.naming import PROJECT_ROOT
 from tcm_bench.runs.run import main
 
@@ -123,12 +124,18 @@ def test_the_search_goes_to_the_least_opis_of_those_that_keep_recall(monkeypatch
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["tcm.negative_margin=0.5", "tcm.positive_weight=1", "tcm.negative_weight=1"], "give one a range"),
+        (["tcm.negative_margin=0.5", "tcm.positive_weight=1.0", "tcm.negative_weight=1"], "give one a range"),
         ([*RANGES, "tcm=none"], "trains the baseline beside TCM by itself"),
         ([*RANGES, "data.loader.validation_classes=0"], "held out: give data.loader.validation_classes=N"),
         ([*RANGES, "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials must be a whole number of at least 1, got 0"),
         ([*RANGES, "optim.optimizer.lr=-1"], "optim.optimizer.lr"),
-        (["tcm.negative_margin=interval(0.95,0.99)"], "tcm.positive_margin"),
+        (["tcm.negative_margin=interval(0.95,0.99)", "hydra.sweeper.n_trials=2"], "tcm.positive_margin"),
+        ([*RANGES, "loss=smooth_ap,rs_at_k"], "give one value of loss, and search once for each"),
+        ([*RANGES, "optim.optimizer.lr=interval(1e-4,1e-3)"], "give one value of optim.optimizer.lr"),
+        (["tcm.negative_margin=interval(0.8,0.3)"], "tcm.negative_margin=interval(0.8,0.3): "),
+        (["tcm.negative_margin=shuffle(0.3,0.4)"], "it would be another search each time"),
+        ([*RANGES, "hydra.sweeper.seed=x"], "hydra.sweeper.seed must be a whole number of at least 0, got 'x'"),
+        ([*RANGES, "hydra.sweeper.tolerance=2"], "hydra.sweeper.tolerance must be a fraction"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused_in_a_sentence(words, sentence, vectors, tmp_path):
@@ -137,3 +144,56 @@ def test_a_search_that_cannot_be_is_refused_in_a_sentence(words, sentence, vecto
     assert re.search(re.escape(sentence), ran.stderr), ran.stderr
     assert "Traceback" not in ran.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_setting_that_cannot_be_is_left_out_and_the_search_goes_on(vectors, tmp_path):
+    words = [
+        "tcm.negative_margin=0.3,0.95",
+        "tcm.positive_weight=1.0",
+        "tcm.negative_weight=1.0",
+        "hydra.sweeper.at_once=1",
+    ]
+    ran = search(tmp_path, vectors, *words, "hydra.sweeper.n_trials=6")
+    assert ran.status == 0, ran.stderr
+    assert "left out: tcm.negative_margin=0.95" in ran.stderr
+    assert [row.choices["tcm"] for row in rows(tmp_path).values()].count("none") == 1
+    assert len(rows(tmp_path)) == 2
+
+
+def test_a_search_waits_for_its_runs_to_end_before_it_goes_on(found, vectors, tmp_path, monkeypatch):
+    """Of a run that was killed the score is not known, so what follows is not either."""
+    output = shutil.copytree(found, tmp_path / "copy")
+    killed = next(name for name, row in rows(output).items() if row.choices["tcm"] != "none")
+    for file in (output / "runs" / killed).iterdir():
+        file.unlink()
+    monkeypatch.setattr(sweep, "_display", None)
+
+    class Leaves(BasicLauncher):
+        """Jobs that die before they have a row."""
+
+        def launch(self, job_overrides, initial_job_idx):
+            return []
+
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        words = [*command(output, *head(vectors), *HELD_OUT, *SEARCH, *RANGES, "seed=0,1")[2:], "hydra.mode=MULTIRUN"]
+        loader = GlobalHydra.instance().config_loader()
+        config = loader.load_configuration("config", words, run_mode=RunMode.MULTIRUN)
+        config.hydra.runtime.output_dir = str(output)
+        where = search_module.space(search_module.sweep_words(config))
+        jobs = search_module._Jobs(config, Leaves(), where, 4)
+        settings = [word for word in rows(found)[killed].words if word.startswith("tcm.")]
+        assert jobs.trained([settings]) is None
+        sweep._display.finish()
+
+
+def test_another_tolerance_reaches_the_choice(vectors, tmp_path):
+    ran = search(tmp_path, vectors, *RANGES, "hydra.sweeper.tolerance=0.5", "hydra.sweeper.n_trials=2")
+    assert ran.status == 0, ran.stderr
+    assert "at most 50 points below" in (tmp_path / "report" / "found-choice.md").read_text()
+
+
+def test_what_an_earlier_search_has_tried_stays_in_the_report(found, vectors, tmp_path):
+    output = shutil.copytree(found, tmp_path / "copy")
+    ran = search(output, vectors, *RANGES, "seed=0,1", "hydra.sweeper.n_trials=2")
+    assert ran.status == 0, ran.stderr
+    assert (output / "report" / "found-choice.csv").read_bytes() == (found / "report" / "found-choice.csv").read_bytes()
