@@ -15,8 +15,10 @@ from tcm_bench.results import ledger
 def report(
     names: Annotated[list[str], typer.Argument(help="Sweeps; several are folded as if they were one.")],
     output_dir: OutputDir,
+    page: Annotated[bool, typer.Option(help="Write the page and its figures as well, which takes a while.")] = True,
+    trusted_package: TrustedPackages = None,
 ) -> None:
-    """Fold the runs of sweeps to their comparisons: a table here, and report/NAMES.csv and .md."""
+    """Fold the runs of sweeps to their comparisons: a table here, report/NAMES.csv, .md, .tex, and .html, a page."""
     planned = list({run.run_id: run for name in names for run in sweep_named(name, output_dir).runs}.values())
     from tcm_bench.report.comparison import comparison_table, write_comparison
 
@@ -24,6 +26,22 @@ def report(
     terminal = console()
     terminal.print(comparison_table(rows, planned, width=terminal.width))
     written = write_comparison(rows, output_dir / "report", "-".join(names), planned)
+    if page:
+        from tcm_bench.report.page.build import write_page
+        from tcm_bench.runs.trained import images_of
+
+        with terminal.status("the page") as status:
+            html, *figures = write_page(
+                rows,
+                output_dir,
+                "-".join(names),
+                planned,
+                pictures=lambda run_dir: images_of(run_dir, trusted=trusted_package or ()),
+                on_progress=lambda done, total: status.update(f"the page: {done} of {total} comparisons"),
+            )
+        written.append(html)
+        if figures:
+            terminal.print(f"{len(figures)} figures in {figures[0].parent}", soft_wrap=True, highlight=False)
     tell(terminal, (f"written: {path}" for path in written))
 
 

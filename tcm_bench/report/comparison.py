@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tcm_bench.files import write_atomic
-from tcm_bench.report.fold import SETTINGS, Comparisons, fold
+from tcm_bench.report.fold import SETTINGS, Comparisons, fold, row_names, tcm_kinds
+from tcm_bench.report.latex import latex
 from tcm_bench.report.scores import Score, score
 from tcm_bench.results.ledger import Result, Run
 
@@ -43,21 +44,22 @@ class Cell(NamedTuple):
 
 
 def write_comparison(results: Iterable[Result], folder: Path, name: str, planned: Sequence[Run] = ()) -> list[Path]:
-    """Write the comparisons among `results` as `<name>.csv` (fractions) and `<name>.md` (for people).
+    """Write the comparisons among `results` as `<name>.csv` (fractions), `<name>.md` (for people) and `<name>.tex`.
 
     Args:
         results: Rows of runs, whatever their status.
         folder: Where to write; made if need be.
-        name: Stem of both files.
+        name: Stem of the files.
         planned: All runs that should exist, see `tcm_bench.report.fold.fold`.
 
     Returns:
-        The two paths, csv first.
+        The paths, csv first.
     """
     found = fold(results, planned)
-    paths = [folder / f"{name}.csv", folder / f"{name}.md"]
+    paths = [folder / f"{name}.{suffix}" for suffix in ("csv", "md", "tex")]
     write_atomic(paths[0], found.rows.to_csv(index=False, lineterminator="\n"))
     write_atomic(paths[1], markdown(found, name))
+    write_atomic(paths[2], latex(found, name))
     return paths
 
 
@@ -178,25 +180,6 @@ def _body(
             cells.append(_number(row["recall_at_1_before"], BEFORE))
         body.append(cells + [cell(row, metric, suffix) for metric in shown])
     return body
-
-
-def row_names(rows: pd.DataFrame) -> list[list[str]]:
-    """First four cells of each row; the loss says with which settings, and with which TCM if there are several."""
-    kinds = tcm_kinds(rows)
-    several = kinds[kinds != ""].nunique() > 1
-    details = [
-        "".join([f" {setting}"] * bool(setting) + [f" ({tcm})"] * bool(tcm and several))
-        for setting, tcm in zip(rows["setting"], kinds, strict=True)
-    ]
-    columns = (rows["data"], rows["backbone"], rows["loss"] + details, rows["seeds"].astype(str))
-    return [list(names) for names in zip(*columns, strict=True)]
-
-
-def tcm_kinds(rows: pd.DataFrame) -> pd.Series:
-    """TCM of each row by its first word, without the values, if that tells the rows of each comparison apart."""
-    kinds = rows["tcm"].str.partition(" ")[0] if len(rows) else rows["tcm"]
-    ambiguous = rows.assign(tcm=kinds).duplicated(["data", "backbone", "loss", "setting", "tcm"]).any()
-    return rows["tcm"] if ambiguous else kinds
 
 
 def _mean_row(found: Comparisons, shown: Sequence[Score], suffix: str = "", *, before: bool = True) -> list[str | Cell]:

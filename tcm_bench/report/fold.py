@@ -6,7 +6,7 @@ cancels in their difference.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +100,48 @@ def fold(results: Iterable[Result], planned: Sequence[Run] = ()) -> Comparisons:
     )
 
 
+def pairs(results: Iterable[Result], planned: Sequence[Run] = ()) -> dict[tuple[str, str], list[tuple[Result, Result]]]:
+    """The runs behind each row of `fold`: base and TCM of each seed that both have, by increasing seed.
+
+    Returns:
+        By `comparison_id` and `tcm` of the row, in the rows' order.
+    """
+    runs: list[Run] = list({run.run_id: run for run in (*planned, *results)}.values())
+    arms, _ = _arms(runs)
+    return {
+        (key[1], variant): [(base[seed], tcm[seed]) for seed in seeds]
+        for key in arms
+        for variant, base, tcm, seeds in _variants(arms[key])
+    }
+
+
+def row_names(rows: pd.DataFrame) -> list[list[str]]:
+    """First four cells of each row; the loss says with which settings, and with which TCM if there are several."""
+    kinds = tcm_kinds(rows)
+    several = kinds[kinds != ""].nunique() > 1
+    details = [
+        "".join([f" {setting}"] * bool(setting) + [f" ({tcm})"] * bool(tcm and several))
+        for setting, tcm in zip(rows["setting"], kinds, strict=True)
+    ]
+    columns = (rows["data"], rows["backbone"], rows["loss"] + details, rows["seeds"].astype(str))
+    return [list(names) for names in zip(*columns, strict=True)]
+
+
+def tcm_kinds(rows: pd.DataFrame) -> pd.Series:
+    """TCM of each row by its first word, without the values, if that tells the rows of each comparison apart."""
+    kinds = rows["tcm"].str.partition(" ")[0] if len(rows) else rows["tcm"]
+    ambiguous = rows.assign(tcm=kinds).duplicated(["data", "backbone", "loss", "setting", "tcm"]).any()
+    return rows["tcm"] if ambiguous else kinds
+
+
+def _variants(arms: dict[str, Arm]) -> Iterator[tuple[str, Arm, Arm, list[str]]]:
+    """Name, base, TCM and common seeds of each row of a comparison."""
+    base = arms.get(BASE_ARM, {})
+    for variant in [name for name in arms if name != BASE_ARM] or [""]:
+        tcm = arms.get(variant, {})
+        yield variant, base, tcm, sorted(base.keys() & tcm.keys(), key=int)
+
+
 def _arms(runs: Sequence[Run]) -> tuple[dict[Key, dict[str, Arm]], list[str]]:
     """Finished runs by comparison, arm and seed; comparisons without any stay, empty."""
     notes: list[str] = []
@@ -126,18 +168,15 @@ def _arms(runs: Sequence[Run]) -> tuple[dict[Key, dict[str, Arm]], list[str]]:
 
 def _rows(key: Key, arms: dict[str, Arm], scores: Sequence[str], notes: list[str]) -> Iterable[dict[str, Any]]:
     task = key[0].task
-    base = arms.get(BASE_ARM, {})
-    for variant in [name for name in arms if name != BASE_ARM] or [""]:
-        tcm = arms.get(variant, {})
-        seeds = sorted(base.keys() & tcm.keys(), key=int)
-        pairs = [(base[seed], tcm[seed]) for seed in seeds]
+    for variant, base, tcm, seeds in _variants(arms):
+        paired = [(base[seed], tcm[seed]) for seed in seeds]
         for arm, name in ((base, BASE_ARM), (tcm, variant)):
             if alone := sorted(arm.keys() - set(seeds), key=int):
                 which = ", ".join(alone)
                 notes.append(f"{task}: seed {which} has a finished run with tcm={name} only, left out")
-        if any(one.data_hash != other.data_hash for one, other in pairs):
+        if any(one.data_hash != other.data_hash for one, other in paired):
             notes.append(f"{task}: the two arms saw different data, do not compare them")
-        yield _row(key, variant, pairs, scores)
+        yield _row(key, variant, paired, scores)
 
 
 def _row(key: Key, variant: str, pairs: Sequence[tuple[Result, Result]], scores: Sequence[str]) -> dict[str, Any]:

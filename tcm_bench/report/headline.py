@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from tcm_bench.report.comparison import cell, counted, pipe_table, row_names, tcm_kinds
+from tcm_bench.report.comparison import cell, counted, pipe_table
+from tcm_bench.report.fold import row_names, tcm_kinds
 from tcm_bench.report.scores import score
 
 SHOWN = ("recall_at_1", "opis", "opis_corrected", "opis_10pct")

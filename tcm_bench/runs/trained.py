@@ -18,6 +18,7 @@ from yaml import YAMLError
 from tcm_bench.data.datasets.vectors import CLASSES, vector_set
 from tcm_bench.data.features import vectors_of
 from tcm_bench.data.new_images import new_images
+from tcm_bench.data.table import ImageTable
 from tcm_bench.data.transforms import ImageTransform
 from tcm_bench.files import replacing
 from tcm_bench.models.embedder import Embedder
@@ -126,6 +127,25 @@ def image_embedder(cfg: DictConfig, run_dir: Path, trusted: Sequence[str] = ()) 
     if frozen:
         embedder.backbone = backbone.for_inference()  # what its features were computed by
     return embedder.eval()
+
+
+def images_of(run_dir: Path, *, trusted: Sequence[str] = ()) -> ImageTable | None:
+    """The images that a run was tested on, as its stored `indices` count them.
+
+    Args:
+        run_dir: The run's folder.
+        trusted: See `embedded`.
+
+    Returns:
+        None if the run was trained on vectors, or its data are not here, or are others now.
+    """
+    row = read_result(run_dir)
+    try:
+        splits = build(configuration(run_dir).data.splits, trusted)
+    except (ValueError, OSError, OmegaConfBaseException):
+        return None
+    is_same = row is not None and splits.fingerprint == row.data_hash
+    return splits.test if is_same and isinstance(splits.test, ImageTable) else None
 
 
 def write_embedded(found: Embedded, path: Path) -> None:

@@ -50,7 +50,7 @@ def shown(table, width):
 
 
 def test_the_csv_keeps_its_contract(grid, tmp_path):
-    path, _ = write_comparison(grid(), tmp_path / "report", "mini")
+    path, *_ = write_comparison(grid(), tmp_path / "report", "mini")
     assert path == tmp_path / "report" / "mini.csv"
     header = path.read_text().splitlines()[0]
     assert header.startswith(
@@ -67,7 +67,7 @@ def test_the_csv_keeps_its_contract(grid, tmp_path):
 
 
 def test_the_report_shows_values_changes_and_counts(grid, tmp_path):
-    _, path = write_comparison(grid(), tmp_path, "mini")
+    _, path, _ = write_comparison(grid(), tmp_path, "mini")
     text = path.read_text()
     assert "| emoji | vit_small_imgfocus | rs_at_k | 1 | 40.0 | 50.0 → 51.0 ↑ +1.0 | 30.0 → 27.0 ↓ -10.0% |" in text
     assert "| kanji | resnet50_imgsim | smooth_ap | 1 | 40.0 | 50.0 → 51.0 ↑ +1.0 | 30.0 → 33.0 ↑ +10.0% |" in text
@@ -86,13 +86,13 @@ def test_the_report_shows_values_changes_and_counts(grid, tmp_path):
 
 
 def test_the_report_says_what_it_is_not(grid, run, tmp_path):
-    _, mini = write_comparison(grid(), tmp_path, "mini")
+    _, mini, _ = write_comparison(grid(), tmp_path, "mini")
     assert (
         "Not the article's tables:** quickdraw, emoji, icons and kanji are none of its benchmarks" in mini.read_text()
     )
     assert "Fewer than 3 seeds" in mini.read_text()
     benchmark = [run(tcm, seed, "cub") for tcm in ("none", "paper") for seed in range(3)]
-    _, paper = write_comparison(benchmark, tmp_path, "paper")
+    _, paper, _ = write_comparison(benchmark, tmp_path, "paper")
     assert "Not the article's tables" not in paper.read_text()
     assert "Fewer than 3 seeds" not in paper.read_text()
 
@@ -102,7 +102,7 @@ def test_several_seeds_add_intervals_and_mark_what_they_bear_out(run, tmp_path):
     values = {"quickdraw": clear, "emoji": clear, "icons": unclear}
     runs = [run("none", seed, data, opis=base[seed]) for data in values for seed in range(3)]
     runs += [run("paper", seed, data, opis=tcm[seed]) for data, tcm in values.items() for seed in range(3)]
-    _, path = write_comparison(runs, tmp_path, "mini")
+    _, path, _ = write_comparison(runs, tmp_path, "mini")
     text = path.read_text()
     assert "40.0 → 30.0 ↓ -25.0%* |" in text  # -10 +- 0.25 e-3
     assert "40.0 → 38.0 ↓ -5.0% |" in text  # -2 +- 2.48 e-3
@@ -121,7 +121,7 @@ def test_incomplete_comparisons_are_dashes_with_their_reason(run, tmp_path):
         run("paper", data="icons", row={"status": "failed", "reason": "disk\nfull [/x]"}),
     ]
     planned = [*runs, Run(run_id="d" * 12, comparison_id="d", choices={**runs[0].choices, "data": "quickdraw"})]
-    table, path = write_comparison(runs, tmp_path, "mini", planned)
+    table, path, _ = write_comparison(runs, tmp_path, "mini", planned)
     text = path.read_text()
     assert "| icons | resnet50 | smooth_ap | 0 | – | – | – | – |" in text
     assert "| quickdraw | resnet50 | smooth_ap | 0 | – | – | – | – |" in text
@@ -139,7 +139,7 @@ def test_the_mean_of_the_table_is_the_one_that_the_claims_state(run, tmp_path):
     """OPIS 10 -> 5 and 100 -> 110: mean of the changes -20 %, while that of the values, 55 -> 57.5, has risen."""
     values = {"emoji": (0.01, 0.005), "icons": (0.1, 0.11)}
     runs = [run(tcm, 0, data, opis=pair[tcm == "paper"]) for data, pair in values.items() for tcm in ("none", "paper")]
-    _, path = write_comparison(runs, tmp_path, "mini")
+    _, path, _ = write_comparison(runs, tmp_path, "mini")
     assert "OPIS fell in 1 of 2, between -50.0 and +10.0 %, mean -20.0 |" in path.read_text()
     assert "| **55.0 → 57.5 ↓ -20.0%** |" in path.read_text()
     text = shown(comparison_table(runs), 120)
@@ -153,7 +153,7 @@ def test_another_share_of_worst_classes_is_titled_by_it_and_needs_no_warning(run
     settings = {**runs[0].threshold, "eps": 0.2}
     other = {"metrics": {"recall_at_1": 0.5, "opis": 0.03, "opis_20pct": 0.2}, "threshold": settings}
     runs[:2] = [one.model_copy(update=other) for one in runs[:2]]
-    _, path = write_comparison(runs, tmp_path, "mini")
+    _, path, _ = write_comparison(runs, tmp_path, "mini")
     text = path.read_text()
     assert "| 20%-OPIS e-3 base → TCM | 10%-OPIS e-3 base → TCM |" in text
     assert "| 200.0 → 200.0 = +0.0% | – |" in text
@@ -166,19 +166,19 @@ def test_another_share_of_worst_classes_is_titled_by_it_and_needs_no_warning(run
 
 def test_runs_with_other_settings_are_warned_of(run, tmp_path):
     runs = [run("none"), run("paper", threshold={"axis": "similarity"})]
-    _, path = write_comparison(runs, tmp_path, "mini")
+    _, path, _ = write_comparison(runs, tmp_path, "mini")
     assert "**Warning:** the runs measured OPIS with different settings (axis)" in path.read_text()
     assert "different settings (axis)" in shown(comparison_table(runs), 120)
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan])
 def test_a_base_of_zero_or_nan_has_no_relative_change(run, tmp_path, value):
-    _, path = write_comparison([run("none", opis=value), run("paper", opis=0.001)], tmp_path, "x")
+    _, path, _ = write_comparison([run("none", opis=value), run("paper", opis=0.001)], tmp_path, "x")
     assert ("0.0 → 1.0 ↑ |" if value == 0 else "| – → 1.0 |") in path.read_text()
 
 
 def test_variants_are_named_in_the_table(run, tmp_path):
-    _, path = write_comparison([run("none"), run("paper"), run("wide")], tmp_path, "margins")
+    _, path, _ = write_comparison([run("none"), run("paper"), run("wide")], tmp_path, "margins")
     assert "| smooth_ap (paper) | 1 |" in path.read_text()
     assert "| smooth_ap (wide) | 1 |" in path.read_text()
 
@@ -201,7 +201,7 @@ def test_values_of_tcm_are_told_among_the_settings_where_its_name_is_enough_for_
 
 
 def test_no_runs_make_an_empty_report(tmp_path):
-    table, path = write_comparison([], tmp_path, "empty")
+    table, path, _ = write_comparison([], tmp_path, "empty")
     assert len(table.read_text().splitlines()) == 1
     assert "no finished run" in path.read_text()
     assert "OPIS fell in 0 of 0" in shown(comparison_table([]), 80)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from command_line import sentence, tcm_bench
 from composition import composition
-from PIL import Image
+from photographs import TINY, write_photographs
 from safetensors import safe_open
 from safetensors.torch import load_file
 from vectors import SMALL, head, write_vectors
@@ -20,8 +20,6 @@ from tcm_bench.data.datasets.vectors import vector_set, vector_splits
 from tcm_bench.models.file_weights import FileWeights
 from tcm_bench.results import ledger
 from tcm_bench.runs.run import execute
-
-TINY = ["data.loader.classes_per_batch=4", "data.loader.images_per_class=2", "model.head.embedding_dim=8"]
 
 
 def embed(*words):
@@ -32,16 +30,8 @@ def embed(*words):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Pictures of several sizes and formats: train and test, four classes of each, four pictures a class."""
-    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for number in range(8):
-        folder = root / ("test" if number % 2 else "train") / f"thing {number}"
-        folder.mkdir(parents=True)
-        for picture in range(4):
-            pixels = rng.integers(0, 256, (40 + 5 * picture, 50, 3)) // 4 + 24 * number
-            suffix = "jpg" if picture % 2 else "png"
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{picture}.{suffix}")
-    return root
+    """Train and test, four classes of each, four pictures a class."""
+    return write_photographs(tmp_path_factory.mktemp("photos"))
 
 
 def trained(output, *words):

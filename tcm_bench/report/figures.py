@@ -1,0 +1,202 @@
+"""Figures of the report page, by matplotlib: as pictures of their own, and as SVG that takes the page's colors."""
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tcm_bench.evaluation.class_curves import ClassCurves
+from tcm_bench.evaluation.threshold import num_worst
+from tcm_bench.report.curves import COLORS
+from tcm_bench.report.scores import RANGE_END, score
+from tcm_bench.results.ledger import Result
+
+FARS = (1e-4, 1e-1)  # of the utility curves
+MOST_CURVES, MOST_WORST = 60, 20
+ARMS = ("without TCM", "with TCM")
+GRID, SHADE = "0.9", "0.95"
+# What the page sets to its own colors, and what stands for them in the SVG.
+PAGE_COLORS = {
+    "#000000": "currentColor",
+    "#404040": "currentColor",
+    "#e6e6e6": "var(--grid)",
+    "#f2f2f2": "var(--shade)",
+}
+CLASS = "class-"  # of a curve's id: its label follows
+
+
+def svg(figure: Figure, name: str) -> str:
+    """A figure as SVG to put into a page: text as text, colors of the page, no size of its own.
+
+    Args:
+        figure: Any.
+        name: Of its own on the page, so that what it names inside is.
+    """
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(
+        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1
+    )
+    for color, of_page in PAGE_COLORS.items():
+        text = text.replace(color, of_page)
+    text = re.sub(rf'<g id="{CLASS}([^"]*)">', r'<g class="class" data-class="\1">', text)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # Identifiers that nothing refers to would be there once for each figure.
+    used = set(re.findall(r"#([\w-]+)", text))
+    return re.sub(r' id="([\w-]+)"', lambda found: found[0] if found[1] in used else "", text)
+
+
+def write_figure(figure: Figure, stem: Path) -> list[Path]:
+    """A figure as `stem`.svg and `stem`.png."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".png")]
+    with mpl.rc_context({"svg.hashsalt": stem.name}):
+        for path in paths:
+            figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
+    return paths
+
+
+def curves_figure(
+    sides: Mapping[str, ClassCurves], scores: Mapping[str, Mapping[str, float | None]], eps: float
+) -> Figure:
+    """Utility of the classes over the pooled false accept rate; the worst share of them in a color of their own.
+
+    Drawn are at most `MOST_WORST` of the worst classes and `MOST_CURVES` of the others, spread evenly over them. Each
+    decade of rates is a calibration range, above which its OPIS stands.
+
+    Args:
+        sides: By the name of a network, from left to right.
+        scores: Of each network, by their names in rows.
+        eps: Share of the classes called worst.
+    """
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(sides), sharex=True, sharey=True, squeeze=False)[0]
+    for panel, (name, side) in zip(panels, sides.items(), strict=True):
+        _draw_classes(panel, side, eps)
+        _draw_ranges(panel, side, scores[name])
+        panel.set_title(name, fontsize=10, pad=18)
+        panel.set_xlabel("threshold, by its false accept rate over all classes")
+    panels[0].set_ylabel("utility of a class")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _draw_classes(panel: Axes, side: ClassCurves, eps: float) -> None:
+    rates, utilities = side.rates.numpy(), side.utilities.numpy()
+    last = rates >= FARS[1] / 10  # the headline's range
+    order = np.argsort(utilities[:, last].mean(axis=1), kind="stable")
+    worst = num_worst(len(order), eps)
+    for members, most, color, label in (
+        (order[worst:], MOST_CURVES, COLORS[0], "a class"),
+        (order[:worst], MOST_WORST, COLORS[1], f"of the worst {100 * eps:g} %"),
+    ):
+        if not len(members):
+            continue
+        chosen = members[np.linspace(0, len(members) - 1, min(most, len(members))).round().astype(int)]
+        for number in chosen:
+            (line,) = panel.plot(rates, utilities[number], color=color, alpha=0.4, linewidth=0.8)
+            line.set_gid(f"{CLASS}{side.labels[number]}")
+        line.set_label(label)
+    panel.plot(rates, utilities.mean(axis=0), color="black", linewidth=2, label=f"mean of {len(utilities)} classes")
+    panel.set(xscale="log", ylim=(0, 1), xlim=(rates[0], rates[-1]))
+    panel.grid(color=GRID, linewidth=0.6)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_ranges(panel: Axes, side: ClassCurves, scores: Mapping[str, float | None]) -> None:
+    for number, (name, (low, high)) in enumerate(decades(scores).items()):
+        if high <= side.rates[0]:
+            continue
+        if number % 2 == 0:
+            panel.axvspan(max(low, float(side.rates[0])), high, color=SHADE, zorder=0)
+        value = scores.get(name)
+        shown = "undefined" if value is None else f"{score(name).scale * value:.1f}"
+        panel.text((low * high) ** 0.5, 1.02, f"OPIS {shown}", ha="center", va="bottom", fontsize=8)
+
+
+def decades(names: Sequence[str] | Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Names of the OPIS of each calibration range that was measured, strictest first, and the rates at its ends."""
+    stricter = {name: float(found[1]) for name in names if (found := re.fullmatch(f"opis{RANGE_END}", name))}
+    ranges = {name: (high / 10, high) for name, high in sorted(stricter.items(), key=lambda item: item[1])}
+    return {**ranges, "opis": (FARS[1] / 10, FARS[1])}
+
+
+def decades_figure(paired: Mapping[str, Sequence[tuple[Result, Result]]]) -> Figure:
+    """OPIS of every comparison in each range of rates, without TCM and with it, as measured and less noise.
+
+    Args:
+        paired: By the name of a comparison its runs without TCM and with it, a pair for each seed: drawn are the means.
+    """
+    measured = dict.fromkeys(name for runs in paired.values() for pair in runs for run in pair for name in run.metrics)
+    ranges = decades(measured)
+    figure = Figure(figsize=(9, 1.6 + 0.26 * max(len(paired), 1)), layout="constrained")
+    panels = figure.subplots(1, len(ranges), sharey=True, squeeze=False)[0]
+    places = np.arange(len(paired))[::-1]
+    for panel, (name, (low, high)) in zip(panels, ranges.items(), strict=True):
+        corrected = "opis_corrected" if name == "opis" else name.replace("opis_", "opis_corrected_")
+        for kind, offset, style in ((name, 0.13, {}), (corrected, -0.13, {"fillstyle": "none"})):
+            values = np.array([_means(runs, kind) for runs in paired.values()]).reshape(-1, 2).T * score(kind).scale
+            panel.hlines(places + offset, *values, color=GRID, linewidth=2, zorder=1)
+            for value, color, arm in zip(values, COLORS, ARMS, strict=True):
+                label = f"{arm}, less noise" if style else arm
+                panel.plot(value, places + offset, "o", color=color, markersize=4, label=label, **style)
+        panel.set_title(f"FAR {low:g} to {high:g}", fontsize=9)
+        panel.set_xlabel("OPIS x 1e-3")
+        panel.set_xlim(left=0)
+        panel.grid(axis="x", color=GRID, linewidth=0.6)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(places, list(paired), fontsize=8)
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _means(runs: Sequence[tuple[Result, Result]], name: str) -> list[float]:
+    """Of both arms over the seeds; NaN where a run has no value."""
+    found = [[math.nan if (value := run.metrics.get(name)) is None else value for run in pair] for pair in runs]
+    return np.mean(found, axis=0).tolist() if found else [math.nan, math.nan]
+
+
+TRAINING = {  # columns of a history: title of their panel
+    "train/base": "base loss",
+    "train/hard_positives": "share of hard positive pairs",
+    "train/hard_negatives": "share of hard negative pairs",
+    "val/recall_at_1": "R@1 on held-out classes",
+    "val/opis": "OPIS on held-out classes",
+}
+
+
+def training_figure(histories: Mapping[str, pd.DataFrame]) -> Figure | None:
+    """What was logged each epoch, without TCM and with it; None if nothing was.
+
+    Args:
+        histories: By the name of a network: `history.csv`.
+    """
+    shown = [
+        column for column in TRAINING if any(column in one and one[column].notna().any() for one in histories.values())
+    ]
+    if not shown:
+        return None
+    figure = Figure(figsize=(9, 2.6), layout="constrained")
+    for panel, column in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        for (name, history), color in zip(histories.items(), COLORS, strict=False):
+            if column in history:
+                kept = history[["epoch", column]].dropna()
+                panel.plot(kept["epoch"], kept[column], "o-", color=color, markersize=3, linewidth=1.2, label=name)
+        panel.set_title(TRAINING[column], fontsize=9)
+        panel.set_xlabel("epoch")
+        panel.grid(color=GRID, linewidth=0.6)
+        panel.spines[["top", "right"]].set_visible(False)
+    handles = panel.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False)
+    return figure

@@ -1,0 +1,107 @@
+"""Retrieval sheets: queries that tell, and what lies next to them."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tcm_bench.unit_norm import unit_norm
+
+NEIGHBORS = 5
+MOST_QUERIES = 2000  # that are looked through for those that tell
+KINDS = {"worst": 2, "near the threshold": 3, "best": 2}  # and how many of each are shown
+
+
+class Shown(NamedTuple):
+    """A query and its nearest items.
+
+    Attributes:
+        kind: Why it is shown, of `KINDS`.
+        query: Its row.
+        neighbors: Rows of the nearest, nearest first.
+        cosines: Of these to the query.
+        right: Which are of its class.
+    """
+
+    kind: str
+    query: int
+    neighbors: list[int]
+    cosines: list[float]
+    right: list[bool]
+
+
+def telling_queries(
+    embeddings: Float[Tensor, "items dim"],
+    labels: Int[Tensor, " items"],
+    threshold: float,
+    *,
+    query: Bool[Tensor, " items"] | None = None,
+    gallery: Bool[Tensor, " items"] | None = None,
+) -> list[tuple[str, int]]:
+    """Queries to show, and why: confident and right, confident and wrong, wrong close to the threshold.
+
+    Args:
+        embeddings: Rows of any norm but 0.
+        labels: Class of each row.
+        threshold: A cosine.
+        query: Which rows are queries; by default all.
+        gallery: Which rows are searched; by default all.
+    """
+    asked = torch.arange(len(labels)) if query is None else query.nonzero()[:, 0]
+    asked = asked[torch.linspace(0, len(asked) - 1, min(len(asked), MOST_QUERIES)).round().long()]
+    nearest, cosines = neighbors(embeddings, asked, 1, gallery=gallery)
+    right = labels[nearest[:, 0]] == labels[asked]
+    cosine = cosines[:, 0]
+    orders = {
+        "worst": torch.where(right, -torch.inf, cosine),
+        "near the threshold": torch.where(right, -torch.inf, -(cosine - threshold).abs()),
+        "best": torch.where(right, cosine, -torch.inf),
+    }
+    chosen: dict[int, str] = {}
+    for kind, wanted in KINDS.items():
+        found = 0
+        for number in orders[kind].argsort(descending=True, stable=True).tolist():
+            if found == wanted or orders[kind][number] == -torch.inf:
+                break
+            if number not in chosen:
+                chosen[number] = kind
+                found += 1
+    return [(kind, int(asked[number])) for number, kind in chosen.items()]
+
+
+def sheet(
+    embeddings: Float[Tensor, "items dim"],
+    labels: Int[Tensor, " items"],
+    queries: list[tuple[str, int]],
+    *,
+    gallery: Bool[Tensor, " items"] | None = None,
+) -> list[Shown]:
+    """The nearest items of some queries."""
+    rows = torch.tensor([row for _, row in queries], dtype=torch.int64)
+    nearest, cosines = neighbors(embeddings, rows, min(NEIGHBORS, len(labels) - 1), gallery=gallery)
+    return [
+        Shown(kind, row, near.tolist(), cosine.tolist(), (labels[near] == labels[row]).tolist())
+        for (kind, row), near, cosine in zip(queries, nearest, cosines, strict=True)
+    ]
+
+
+def neighbors(
+    embeddings: Float[Tensor, "items dim"],
+    rows: Int[Tensor, " queries"],
+    k: int,
+    *,
+    gallery: Bool[Tensor, " items"] | None = None,
+) -> tuple[Int[Tensor, "queries k"], Float[Tensor, "queries k"]]:
+    """The `k` nearest rows of some rows, themselves left out, and their cosines: to look at, not to measure by."""
+    unit = unit_norm(embeddings.float())
+    found = []
+    for block in rows.split(256):
+        cosines = unit[block] @ unit.T
+        cosines[torch.arange(len(block)), block] = -torch.inf
+        if gallery is not None:
+            cosines[:, ~gallery] = -torch.inf
+        found.append(cosines.topk(k, dim=1))
+    if not found:
+        return rows.new_empty(0, k), unit.new_empty(0, k)
+    return torch.cat([part.indices for part in found]), torch.cat([part.values for part in found])

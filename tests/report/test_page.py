@@ -1,0 +1,130 @@
+"""The report page: one file with the numbers of the rows, pictures of the classes, and nothing that it has to fetch."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from command_line import tcm_bench
+from reported import write_page, write_sweeps
+
+from tcm_bench.results import ledger
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory) -> Path:
+    return write_sweeps(tmp_path_factory.mktemp("outputs"), tmp_path_factory.mktemp("given"))
+
+
+@pytest.fixture(scope="module")
+def page(swept) -> str:
+    return write_page(swept).read_text(encoding="utf-8")
+
+
+class Cells(HTMLParser):
+    """Texts of the cells of a page's tables, and every address that it names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.addresses, self.unnamed, self.inside = [], [], [], False
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.addresses += [given[key] for key in ("src", "href") if key in given and tag not in ("use", "a")]
+        if tag == "img" and not given.get("alt"):
+            self.unnamed.append(given)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.inside = True
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.inside = False
+
+    def handle_data(self, data):
+        if self.inside:
+            self.rows[-1][-1] += data
+
+
+def test_it_needs_no_other_file(page):
+    parsed = Cells()
+    parsed.feed(page)
+    assert {address.partition(":")[0] for address in parsed.addresses} == {"data"}
+    assert not re.search(r"@import|url\(['\"]?http|<link[^>]+stylesheet|<script[^>]+src", page)
+    assert not parsed.unnamed
+    assert page.count('<svg role="img" aria-label="') == page.count("<svg")
+
+
+def test_its_numbers_are_those_of_the_csv(page, swept):
+    parsed = Cells()
+    parsed.feed(page)
+    for row in pd.read_csv(swept / "report" / "images-vectors.csv").to_dict("records"):
+        (cells,) = [cells for cells in parsed.rows if len(cells) == 7 and cells[0] == row["data"]]
+        assert cells[3].strip() == str(row["seeds"])
+        for cell, name, scale in zip(cells[4:], ("recall_at_1", "opis", "opis_10pct"), (100, 1000, 1000), strict=True):
+            value, arrow, change = re.match(r"\s*([\d.]+)\s+([↑↓=]) ([\d.]+)", cell).groups()
+            assert float(value) == pytest.approx(scale * row[f"{name}_tcm"], abs=0.051)
+            difference = scale * (row[f"{name}_tcm"] - row[f"{name}_base"])
+            assert float(change) == pytest.approx(abs(difference), abs=0.051)
+            assert arrow == ("↑" if difference > 0 else "↓" if difference < 0 else "=")
+            assert ("paired p" in cell) == (row["seeds"] == 2 and "95 %" in cell)
+
+
+def test_classes_curves_and_images_are_there(page, swept):
+    tables = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page)]
+    assert [len(table) for table in tables] == [12, 12]
+    assert {name for _, name, *_ in tables[0]} == {f"thing {number}" for number in range(1, 24, 2)}
+    curves = re.findall(r'<g class="class" data-class="(\d+)">', page)
+    assert len(curves) == 2 * 2 * 12
+    assert {int(label) for label, *_ in tables[0]} == {int(label) for label in curves}
+    assert page.count("data:image/jpeg;base64,") > 50
+    assert "its images are not here" in page  # of the vectors
+    figures = {path.name for path in (swept / "report" / "images-vectors").iterdir()}
+    stems = {"decades", "c1-curves", "c1-use", "c1-training", "c2-curves", "c2-use", "c2-training"}
+    assert {f"{stem}.{suffix}" for stem in stems for suffix in ("svg", "png")} <= figures
+
+
+def test_every_run_is_there_with_the_command_that_makes_it(page, swept):
+    for folder in ledger.run_dirs(swept):
+        row = ledger.read_result(folder)
+        assert row.run_id in page
+        assert row.data_hash[:10] in page
+
+
+def test_nothing_in_a_name_becomes_markup(swept, tmp_path):
+    output = shutil.copytree(swept, tmp_path / "copy")
+    for folder in ledger.run_dirs(output):
+        row = ledger.read_result(folder)
+        row.choices["data"] = "<img src=x onerror=alert(1)>"
+        ledger.write_result(folder, row)
+    listed = ledger.read_sweep(output / "sweeps" / "images.json")
+    for run in listed.runs:
+        run.choices["data"] = "<img src=x onerror=alert(1)>"
+    ledger.write_sweep(output, "images", listed.runs)
+    assert tcm_bench("report", "images", "--output-dir", output).exit_code == 0
+    text = (output / "report" / "images.html").read_text(encoding="utf-8")
+    assert "<img src=x" not in text
+    assert "&lt;img src=x" in text
+
+
+def test_what_runs_have_not_stored_is_said_and_the_rest_is_there(swept, tmp_path):
+    output = shutil.copytree(swept, tmp_path / "copy")
+    for folder in ledger.run_dirs(output):
+        (folder / ledger.EMBEDDINGS).unlink()
+        (folder / ledger.HISTORY).write_text("half a ro")
+    assert tcm_bench("report", "images", "--output-dir", output).exit_code == 0
+    text = (output / "report" / "images.html").read_text(encoding="utf-8")
+    assert "its embeddings are not here" in text
+    assert 'data-class="' not in text
+    assert "The article&#39;s claims" in text or "The article's claims" in text
+
+
+def test_a_page_is_not_written_where_none_is_wanted(swept):
+    assert tcm_bench("report", "vectors", "--output-dir", swept, "--no-page").exit_code == 0
+    assert not (swept / "report" / "vectors.html").exists()
+    assert (swept / "report" / "vectors.tex").exists()
