@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 class History(Callback):
     """`history.csv`: one row an epoch with every logged value; `lr` is the learning rate of the epoch's last step.
 
-    The rows belong to the checkpoint, so a resumed run goes on from the rows that the checkpoint had.
+    The rows belong to the checkpoint, so a resumed run goes on from the rows that the checkpoint had. It tells them to
+    the loggers again, for what these have of them may have been lost with the process.
     """
 
     def __init__(self, run_dir: str | Path) -> None:
@@ -48,6 +49,13 @@ class History(Callback):
         """Take up those of the checkpoint."""
         self.rows, self.validated = state_dict["rows"], state_dict["validated"]
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tell the loggers what a checkpoint had, in the names and at the steps in which Lightning told it first."""
+        for row in self.rows:
+            values = {{"lr": "train/lr"}.get(name, name): value for name, value in row.items() if name != "step"}
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=int(row["step"]) - 1)
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note what was found; a process that resumes within the epoch does not know."""
         logged = trainer.logged_metrics.items()
@@ -55,7 +63,8 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the epoch's row and rewrite the file."""
-        logged = self.validated | {name: float(value) for name, value in trainer.logged_metrics.items()}
+        now = {name: float(value) for name, value in trainer.logged_metrics.items() if not name.startswith("val/")}
+        logged = self.validated | now  # Lightning keeps those of the last validation, however long ago
         self.validated = {}
         place = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": logged.pop("train/lr")}
         self.rows.append({**place, **logged})

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -24,24 +25,39 @@ Mode = Literal["online", "offline", "disabled"]
 REACH_S = 3  # a server that takes longer to accept a connection counts as unreachable
 INIT_S = 10  # and one that takes longer to start a run as broken
 TAG_LENGTH = 64  # W&B refuses a run with a longer one
+OFFLINE_PARTS = "wandb/offline-run-*"  # below a run's folder
+SUMMARY_RULES: dict[str, Literal["max", "min"]] = {"val/recall_at_1": "max", "val/opis": "min"}
 FINISH_S = 120  # what has not been uploaded by then stays in the folder, for `wandb sync`
 
 
 class WandbRun(WandbLogger):
     """A bystander: whatever goes wrong with W&B is a warning, and the training it watches goes on.
 
-    A process of a sweep does many runs, so each logger holds a W&B run of its own, and `conclude` ends it.
+    A process of a sweep does many runs, so each logger holds a W&B run of its own, and `conclude` ends it. All values
+    of a step are one row of the W&B history, and no step has two: what is told again of a step that is recorded, as by
+    a run that goes on from a checkpoint, is passed over.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        """Take what :class:`WandbLogger` takes."""
-        super().__init__(**settings)
-        self._wandb_init.pop("anonymous", None)  # Lightning passes it, and W&B warns of it
+    def __init__(self, run: wandb.Run, save_dir: str | Path) -> None:
+        """Log to a run that has been started; W&B's own files of it, and of its earlier parts, lie in `save_dir`."""
+        super().__init__(experiment=run, save_dir=str(save_dir), project=run.project, name=run.name, id=run.id)
         self.lost = False
+        self._earlier = [] if run.disabled else [*Path(save_dir).glob(OFFLINE_PARTS)]
+        self._earlier = [part for part in self._earlier if part.name != Path(run.settings.sync_dir).name]
+        self._or_warn(lambda: _define_metrics(run))
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Record values; nothing once the run was lost."""
-        self._or_warn(lambda: super(WandbRun, self).log_metrics(metrics, step))
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Record values of a step; nothing once the run was lost."""
+        self._or_warn(lambda: self._log(dict(metrics), step))
+
+    def _log(self, metrics: dict[str, Any], step: int | None) -> None:
+        if step is None:
+            self.experiment.log(metrics)
+        elif step >= self.experiment.starting_step:
+            is_whole = any(name.startswith("train/") for name in metrics)  # these come last, and W&B may show the row
+            self.experiment.log({**metrics, "trainer/global_step": step}, step=step, commit=is_whole)
+        while self._earlier:  # whoever goes on from a checkpoint tells first what led to it: it is all in this part
+            shutil.rmtree(self._earlier.pop(), ignore_errors=True)
 
     def log_hyperparams(self, params: Any) -> None:
         """Record the configuration; nothing once the run was lost."""
@@ -66,6 +82,16 @@ class WandbRun(WandbLogger):
             log.warning("W&B was lost (%s); the run goes on without it", _shown(error))
 
 
+def _define_metrics(run: wandb.Run) -> None:
+    """Curves over epochs, and which of their values a table of runs shows; the last, if nothing else is said."""
+    for name in ("epoch", "trainer/global_step"):
+        run.define_metric(name)
+    for names in ("train/*", "val/*"):
+        run.define_metric(names, step_metric="epoch")
+    for name, rule in SUMMARY_RULES.items():
+        run.define_metric(name, step_metric="epoch", summary=rule)
+
+
 def wandb_logger(
     project: str,
     run_id: str,
@@ -76,10 +102,13 @@ def wandb_logger(
     tags: list[str],
     mode: Mode | Literal["auto"] = "auto",
     entity: str | None = None,
+    fresh: bool = False,
 ) -> WandbRun:
     """A started W&B run, by a logger that never prompts and never fails.
 
-    An offline run lies in `save_dir`; `wandb sync` uploads it, and the parts of one that was resumed as one run.
+    An offline run lies in `save_dir`. Offline W&B knows nothing of an earlier part of a run, writes nothing down before
+    it ends, and uploads one part over the other; so a run that goes on is told its whole history again, and what there
+    was of it is removed then. Online it goes on behind what the server has.
 
     Args:
         project: W&B project.
@@ -91,41 +120,41 @@ def wandb_logger(
         mode: `auto` is online with a key and a reachable server, else offline; `WANDB_MODE` wins over `auto`.
             `online` is offline too where there is no key or no server.
         entity: User or team; None is the key's own.
+        fresh: Whether the server is to forget what it has of this run.
     """
     if not is_first_process():  # only that one reports
         wanted: Mode = "disabled"
     else:
         wanted = _available(mode)
     for possible in (wanted, "offline", "disabled"):  # offline again, if that was wanted: with a new process behind it
-        logger = WandbRun(
-            project=project,
-            entity=entity,
-            id=run_id,
-            name=f"{group}/{job_type}/{run_id}",
-            save_dir=str(save_dir),
-            group=group,
-            job_type=job_type,
-            tags=[tag[:TAG_LENGTH] for tag in tags],
-            resume="allow" if possible == "online" else None,
-            settings=wandb.Settings(
-                mode=possible,
-                silent=True,
-                console="off",
-                reinit="create_new",  # whatever became of the run before in this process
-                init_timeout=INIT_S if possible == "online" else 60,
-                finish_timeout=FINISH_S,
-                finish_timeout_raises=False,
-            ),
-        )
         try:
-            _ = logger.experiment  # starts it
+            run = wandb.init(
+                project=project,
+                entity=entity,
+                id=run_id,
+                name=f"{group}/{job_type}/{run_id}",
+                dir=str(save_dir),
+                group=group,
+                job_type=job_type,
+                tags=[tag[:TAG_LENGTH] for tag in tags],
+                resume="allow" if possible == "online" and not fresh else None,
+                settings=wandb.Settings(
+                    mode=possible,
+                    silent=True,
+                    console="off",
+                    reinit="create_new",  # whatever became of the run before in this process
+                    init_timeout=INIT_S if possible == "online" else 60,
+                    finish_timeout=FINISH_S,
+                    finish_timeout_raises=False,
+                ),
+            )
         except Exception as error:  # noqa: BLE001 - see WandbRun
             log.warning("W&B: no %s run could be started (%s)", possible, _shown(error))
             with contextlib.suppress(Exception):
                 wandb.teardown()  # of its background process, which may be broken or hold on to the run's id
         else:
             break
-    return logger
+    return WandbRun(run, save_dir)
 
 
 def _available(mode: Mode | Literal["auto"]) -> Mode:

@@ -24,6 +24,7 @@ class OfflineRun:
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
+    metrics: list[Any] = field(default_factory=list)
     exit_code: int | None = None
 
 
@@ -40,6 +41,8 @@ def read_offline_run(file: Path) -> OfflineRun:
             found.history.append(_items(record.history.item))
         elif kind == "summary":
             found.summary |= _items(record.summary.update)
+        elif kind == "metric":
+            found.metrics.append(record.metric)
         elif kind == "exit":
             found.exit_code = record.exit.exit_code
     return found

@@ -1,8 +1,10 @@
 """W&B's real client, offline, read back; and all the ways in which it may be away."""
 
+import csv
 import gc
 import http.server
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -13,10 +15,12 @@ import wandb
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from training.offline_run import read_offline_run
+from vectors import command, head, wait_for
 
 import tcm_bench.training.wandb_logger as logger_module
 from tcm_bench.runs.naming import PROJECT_ROOT, SCIENCE, science
 from tcm_bench.runs.watchers import _same_everywhere
+from tcm_bench.training.module import RetrievalModule
 from tcm_bench.training.wandb_logger import wandb_logger
 
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
@@ -72,9 +76,8 @@ def test_each_run_of_a_process_is_a_run_of_its_own_with_all_that_a_reader_needs(
         assert "<" not in str(found.config["science"])  # nor what stands for one
         for told in ("versions", "git", "data_hash", "network"):
             assert found.config[told] == getattr(result, told)
-        epochs = [row for row in found.history if "train/loss" in row]
-        assert [row["trainer/global_step"] for row in epochs] == [4, 9]
-        assert all({f"train/{term}" for term in TERMS} <= set(row) for row in epochs)
+        assert steps(found) == [4, 9]
+        assert all({f"train/{term}" for term in TERMS} <= set(row) for row in epochs(found))
         assert not any(name.startswith(("test/", "seen/")) for row in found.history for name in row)
         assert {"recall_at_1", "recall_at_1_before", "opis", "opis_10pct_seen"} <= set(result.metrics)
         for ours, value in result.metrics.items():
@@ -120,17 +123,93 @@ def test_an_attempt_that_came_to_no_end_says_why_and_the_next_goes_on_under_the_
         patched.setattr(ProgressFile, "on_train_batch_end", ended)
         with pytest.raises(type(end)):
             run(tmp_path, "logger=wandb")
-    result, run_dir = run(tmp_path, "logger=wandb")
-    first, second = sorted(stored(run_dir), key=lambda found: found.exit_code, reverse=True)
-    assert first.run.run_id == second.run.run_id == result.run_id
-    assert (first.exit_code, second.exit_code) == (exit_code, 0)
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    (first,) = stored(run_dir)
+    assert first.exit_code == exit_code
     assert (first.summary["status"], first.summary["reason"]) == (status, reason)
+    assert steps(first) == [4]
+    result, run_dir = run(tmp_path, "logger=wandb")
+    (second,) = stored(run_dir)  # the whole, in place of its beginning
+    assert first.run.run_id == second.run.run_id == result.run_id
+    assert second.exit_code == 0
     assert (second.summary["status"], second.summary["reason"]) == ("finished", None)
-    assert [row["trainer/global_step"] for row in first.history] == [4]
-    assert [row["trainer/global_step"] for row in second.history] == [9]  # goes on with epoch 2
+    assert steps(second) == [4, 9]
+    assert epochs(second)[:1] == epochs(first)
     run(tmp_path, "logger=wandb", "force=true")
     (only,) = stored(run_dir)  # done again means that what was recorded of it is void
-    assert len(only.history) == 2
+    assert steps(only) == [4, 9]
+
+
+def test_a_run_that_is_killed_and_goes_on_is_one_run_with_its_whole_history_and_the_best_of_it(tmp_path, run, vectors):
+    """By a signal that nobody can answer, to W&B's own process as well, which then has written nothing down."""
+    validated = ["data.loader.validation_classes=4", "trainer.check_val_every_n_epoch=2"]
+    words = [*head(vectors), "trainer.max_epochs=60", "data.loader.batches_per_epoch=10", *validated, "logger=wandb"]
+    alone = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # of the tests before
+    with subprocess.Popen(command(tmp_path, *words), env=alone, start_new_session=True) as process:
+        wait_for(lambda: len(history(tmp_path)) >= 9, process)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert 9 <= len(history(tmp_path)) < 60
+    result, run_dir = run(tmp_path, *words)
+    (found,) = stored(run_dir)
+    assert found.run.run_id == result.run_id
+    assert found.exit_code == 0
+    rows = epochs(found)
+    assert [row["epoch"] for row in rows] == [*range(60)]
+    assert steps(found) == [row["_step"] for row in rows] == [*range(9, 600, 10)]
+    told = history(tmp_path)
+    for name in ("train/loss", "train/hard_positives", "train/hard_negatives"):
+        assert [row[name] for row in rows] == pytest.approx([float(row[name]) for row in told], rel=1e-12)
+    for name, best in (("val/recall_at_1", max), ("val/opis", min)):
+        values = [float(row[name]) for row in told if row[name]]
+        assert [row[name] for row in rows if name in row] == pytest.approx(values, rel=1e-12)
+        assert len(values) == 30
+        assert found.summary[name] == {best.__name__: pytest.approx(best(values), rel=1e-12)}
+    assert found.summary["train/loss"] == rows[-1]["train/loss"]
+    assert found.summary["opis"] == pytest.approx(result.metrics["opis"], rel=1e-12)
+
+
+def test_a_run_that_came_to_no_end_in_its_test_has_its_whole_history_when_it_is_tested_again(
+    tmp_path, run, monkeypatch
+):
+    """Nothing is trained any more, so nothing else tells of it."""
+    with monkeypatch.context() as patched:
+        patched.setattr(RetrievalModule, "test_step", lambda *_: (_ for _ in ()).throw(RuntimeError("out of luck")))
+        with pytest.raises(RuntimeError):
+            run(tmp_path, "logger=wandb")
+    _, run_dir = run(tmp_path, "logger=wandb")
+    (found,) = stored(run_dir)
+    assert steps(found) == [4, 9]
+    assert found.exit_code == 0
+
+
+def test_curves_are_drawn_over_epochs(tmp_path, run):
+    _, run_dir = run(tmp_path, "logger=wandb")
+    (found,) = stored(run_dir)
+    axes = {metric.glob_name or metric.name: metric.step_metric for metric in found.metrics}
+    assert axes == {
+        "epoch": "",
+        "trainer/global_step": "",
+        **dict.fromkeys(("train/*", "val/*", "val/recall_at_1", "val/opis"), "epoch"),
+    }
+
+
+def epochs(found):
+    """The rows of an epoch's end; W&B's own clock left out."""
+    rows = [row for row in found.history if "train/loss" in row]
+    return [{name: value for name, value in row.items() if name not in ("_timestamp", "_runtime")} for row in rows]
+
+
+def steps(found):
+    return [row["trainer/global_step"] for row in found.history if "trainer/global_step" in row]
+
+
+def history(output):
+    """The rows of `history.csv` of the only run; none if it has not begun."""
+    rows = []
+    for file in output.glob("runs/*/history.csv"):
+        with file.open() as text:
+            rows += csv.DictReader(text)
+    return rows
 
 
 def test_a_run_that_fails_before_training_is_marked_too(tmp_path, run):
