@@ -1,7 +1,10 @@
 """Shared by all tests: one thread a process, and a torch whose torchvision can be imported."""
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ from hypothesis import HealthCheck, settings
 import tcm_bench  # noqa: F401  mends torchvision for a test file that imports torchmetrics first
 
 os.environ["WANDB_MODE"] = "offline"  # no test may reach out, whatever key the machine has
+os.environ["WANDB_DATA_DIR"] = tempfile.mkdtemp()  # else copies of tables gather in the home folder
+atexit.register(shutil.rmtree, os.environ["WANDB_DATA_DIR"], ignore_errors=True)
 torch.set_num_threads(1)  # two processes of two threads each are many times slower than one
 torch.set_flush_denormal(True)
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would the runs that they stop by it.

@@ -4,7 +4,7 @@ import gc
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -15,6 +15,7 @@ from tcm_bench.cli.shared import AsJson, OutputDir, sweep_files, sweep_named
 from tcm_bench.report.scores import score
 from tcm_bench.report.source import run_folder
 from tcm_bench.results import ledger
+from tcm_bench.results.ledger import flat
 from tcm_bench.results.standing import standing
 
 runs_app = typer.Typer(
@@ -170,22 +171,6 @@ def export(
             table.to_parquet(temporary, index=False)
     for line in [*damaged, f"written: {out}, {len(table)} runs, {len(table.columns)} columns"]:
         typer.echo(line)
-
-
-def flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A row with a dotted key for each value of its mappings.
-
-    Example:
-        >>> flat({"a": {"b": 1, "c": {}}, "d": [2]})
-        {'a.b': 1, 'd': [2]}
-    """
-    found: dict[str, Any] = {}
-    for key, value in row.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 def _rows(output_dir: Path, sweep: str | None) -> tuple[list[ledger.Result], list[str]]:

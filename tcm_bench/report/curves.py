@@ -107,6 +107,35 @@ def utility_figure(base: Source, tcm: Source) -> Figure:
     return figure
 
 
+def classes_figure(folder: Path, most: int = MOST_CURVES) -> Figure:
+    """The same of one stored evaluation, over its calibration range.
+
+    Args:
+        folder: A run's, or any that `tcm_bench.evaluation.files.write_evaluation` wrote into.
+        most: Classes that have a line of their own, spread evenly over the labels.
+
+    Returns:
+        A figure of 5 by 4 inches that belongs to no global state.
+
+    Raises:
+        ValueError: If there is no evaluation, or no calibration range.
+    """
+    side = _record_panel(Source("evaluation", folder), Settings())
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    panel = figure.subplots()
+    thresholds = _drawn_axis([side], side.axis)
+    _draw(panel, side, thresholds, COLORS[0], most)
+    panel.set(xlabel=AXIS_LABELS[side.axis], ylabel="utility of a class", ylim=(0, 1), xlim=thresholds[[0, -1]])
+    panel.set_title(_title(side, ""), fontsize=10)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """At most so many of `count` places, evenly spaced: the same for the same data."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
 def write_utility_figure(base: Source, tcm: Source, path: Path) -> Path:
     """Draw `utility_figure` into a file; its suffix, one of `FORMATS`, says how.
 
@@ -212,12 +241,10 @@ def _drawn_axis(sides: list[Panel], axis: str) -> np.ndarray:
     return np.linspace(max(low - margin, LIMITS[axis][0]), min(high + margin, LIMITS[axis][1]), STEPS)
 
 
-def _draw(panel: Axes, side: Panel, thresholds: np.ndarray, color: str) -> None:
+def _draw(panel: Axes, side: Panel, thresholds: np.ndarray, color: str, most: int = MOST_CURVES) -> None:
     curves = side.curves(thresholds)
     x, values = curves.thresholds, curves.utilities
-    number = min(MOST_CURVES, len(values))
-    sample = np.linspace(0, len(values) - 1, number).round().astype(int)
-    lines = panel.plot(x, values[sample].T, color=color, alpha=0.22, linewidth=0.6)
+    lines = panel.plot(x, values[spread(len(values), most)].T, color=color, alpha=0.22, linewidth=0.6)
     lines[0].set_label("one class")
     low, high = np.quantile(values, (0.1, 0.9), axis=0)
     panel.fill_between(x, low, high, color=color, alpha=0.25, linewidth=0, label="middle 80 % of the classes")

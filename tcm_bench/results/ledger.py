@@ -321,6 +321,22 @@ def results(run_dirs: Iterable[Path]) -> Iterator[Result]:
             yield result
 
 
+def flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A row with a dotted key for each value of its mappings.
+
+    Example:
+        >>> flat({"a": {"b": 1, "c": {}}, "d": [2]})
+        {'a.b': 1, 'd': [2]}
+    """
+    found: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
 def _command(words: Sequence[str]) -> str:
     return shlex.join(["python", "train.py", *words])
 

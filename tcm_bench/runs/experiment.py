@@ -34,7 +34,7 @@ from tcm_bench.runs.build import ConfigurationError, build
 from tcm_bench.runs.debug import few
 from tcm_bench.runs.naming import DEBUG
 from tcm_bench.runs.outcome import Measured, measured, roles, store
-from tcm_bench.runs.watchers import describe
+from tcm_bench.runs.watchers import describe, show
 from tcm_bench.training.before import RecallBefore
 from tcm_bench.training.callbacks import BestWeights, PlainCheckpoints
 from tcm_bench.training.diverged import DIVERGED
@@ -64,12 +64,14 @@ class Parts:
         identity: Names the backbone and its weights; empty if the data came as vectors.
         start: All that decides the features that training starts from, but for the draw of the classes; empty if the
             data came as vectors.
+        test_images: The test set to look at, also where training sees features of it; None if the data came as vectors.
     """
 
     data: RetrievalData
     embedder: Embedder
     identity: dict[str, Any]
     start: dict[str, Any]
+    test_images: ImageTable | None
 
 
 def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measured:
@@ -100,6 +102,7 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
         write_progress(run_dir, TEST)
         trainer.test(module, datamodule=parts.data, verbose=False)
     intervals = store(run_dir, module)
+    show(loggers, run_dir, parts.data.splits.test.class_names, parts.test_images)
     return measured(module, parts.data, parts.identity, before.value, intervals, selection)
 
 
@@ -165,7 +168,7 @@ def _assemble(
         transforms["train_transform"] = transforms["test_transform"]
     make_data = build(cfg.data.loader, trusted)
     identity, start = dict[str, Any](), dict[str, Any]()
-    backbone = None
+    backbone, images = None, splits if isinstance(splits.test, ImageTable) else None
     if isinstance(splits.train, ImageTable):
         _seed(cfg)
         backbone = build(cfg.model.backbone, trusted)
@@ -190,6 +193,7 @@ def _assemble(
         )
     if (seed := cfg.data.get("split_seed")) is not None:  # after the features, which are the same for every draw
         splits = redrawn(splits, seed)
+        images = redrawn(images, seed) if images else None
     fitted = {"classes_per_batch": None, "images_per_class": None} if DEBUG in cfg else {}
     data = make_data(splits=splits, **transforms, **fitted)
     _seed(cfg)
@@ -202,7 +206,7 @@ def _assemble(
             cast(Any, embedder.head).center(torch.from_numpy(np.asarray(splits.train.features[sample])))
     else:
         embedder = Embedder(backbone, make_head, freeze=cfg.model.freeze)
-    return Parts(data, embedder, identity, start)
+    return Parts(data, embedder, identity, start, cast(ImageTable, images.test) if images else None)
 
 
 def _before(cfg: DictConfig, run_dir: Path, parts: Parts) -> RecallBefore:

@@ -165,6 +165,7 @@ LIMITS: Mapping[str, Limit] = {
     "loss.count_temperature": above(0),
     "loss.ks": several(whole(1), "a list of whole numbers of at least 1, as [1, 2, 4, 8, 16]"),
     "logger.wandb.mode": one_of("auto", "online", "offline", "disabled"),
+    **{f"logger.wandb.{name}": whole(0) for name in ("classes_shown", "queries_shown")},
     "logger.wandb.project": Limit("a name", lambda value: isinstance(value, str) and bool(value.strip())),
 }
 

@@ -356,4 +356,5 @@ def _forget(run_dir: Path) -> None:
     for suffix in (".json", ".ckpt", ".csv", ".parquet", ".safetensors"):
         for path in run_dir.glob(f"*{suffix}"):
             path.unlink()
-    shutil.rmtree(run_dir / "wandb", ignore_errors=True)
+    for logger in ("wandb", "csv", "tensorboard"):
+        shutil.rmtree(run_dir / logger, ignore_errors=True)

@@ -16,6 +16,7 @@ import wandb
 from lightning.pytorch.loggers import WandbLogger
 
 from tcm_bench.process import is_first_process
+from tcm_bench.results.ledger import CONFIG, WEIGHTS
 
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # W&B's reports on itself wait 5 s for a server that is away
 
@@ -25,6 +26,7 @@ Mode = Literal["online", "offline", "disabled"]
 REACH_S = 3  # a server that takes longer to accept a connection counts as unreachable
 INIT_S = 10  # and one that takes longer to start a run as broken
 TAG_LENGTH = 64  # W&B refuses a run with a longer one
+PACKAGE = Path(__file__).parents[1]
 OFFLINE_PARTS = "wandb/offline-run-*"  # below a run's folder
 SUMMARY_RULES: dict[str, Literal["max", "min"]] = {"val/recall_at_1": "max", "val/opis": "min"}
 FINISH_S = 120  # what has not been uploaded by then stays in the folder, for `wandb sync`
@@ -38,10 +40,20 @@ class WandbRun(WandbLogger):
     a run that goes on from a checkpoint, is passed over.
     """
 
-    def __init__(self, run: wandb.Run, save_dir: str | Path) -> None:
-        """Log to a run that has been started; W&B's own files of it, and of its earlier parts, lie in `save_dir`."""
+    def __init__(
+        self,
+        run: wandb.Run,
+        save_dir: str | Path,
+        *,
+        classes_shown: int = 0,
+        queries_shown: int = 0,
+        log_weights: bool = False,
+    ) -> None:
+        """Log to a run that has been started; see `wandb_logger` for the rest."""
         super().__init__(experiment=run, save_dir=str(save_dir), project=run.project, name=run.name, id=run.id)
         self.lost = False
+        self.classes_shown, self.queries_shown = classes_shown, queries_shown
+        self._weights = Path(save_dir) / WEIGHTS if log_weights else None
         self._earlier = [] if run.disabled else [*Path(save_dir).glob(OFFLINE_PARTS)]
         self._earlier = [part for part in self._earlier if part.name != Path(run.settings.sync_dir).name]
         self._or_warn(lambda: _define_metrics(run))
@@ -63,8 +75,28 @@ class WandbRun(WandbLogger):
         """Record the configuration; nothing once the run was lost."""
         self._or_warn(lambda: super(WandbRun, self).log_hyperparams(params))
 
+    def keep(self, name: str, kind: str, files: Callable[[], Mapping[str, Path]]) -> None:
+        """Record files as an artefact; a server that has it already, to the byte, takes no other.
+
+        Args:
+            name: Of the artefact.
+            kind: `config`, `code` or `model`.
+            files: Finds them, by their names in the artefact; they must stay as they are until they are uploaded.
+        """
+
+        def record() -> None:
+            artifact = wandb.Artifact(name, type=kind)
+            for within, file in files().items():
+                artifact.add_file(str(file), name=within, policy="immutable")
+            self.experiment.log_artifact(artifact)
+
+        if not self.experiment.disabled:
+            self._or_warn(record)
+
     def conclude(self, summary: Mapping[str, Any], exit_code: int) -> None:
         """End the W&B run with what ours came to: exit code 0 says that it finished, anything else that it did not."""
+        if exit_code == 0 and (weights := self._weights):
+            self.keep(f"weights-{self.version}", "model", lambda: {WEIGHTS: weights})
 
         def end() -> None:
             self.experiment.summary.update(dict(summary))
@@ -103,6 +135,11 @@ def wandb_logger(
     mode: Mode | Literal["auto"] = "auto",
     entity: str | None = None,
     fresh: bool = False,
+    classes_shown: int = 0,
+    queries_shown: int = 0,
+    log_config: bool = False,
+    log_code: bool = False,
+    log_weights: bool = False,
 ) -> WandbRun:
     """A started W&B run, by a logger that never prompts and never fails.
 
@@ -121,6 +158,11 @@ def wandb_logger(
             `online` is offline too where there is no key or no server.
         entity: User or team; None is the key's own.
         fresh: Whether the server is to forget what it has of this run.
+        classes_shown: Test classes whose utility curves are shown, as a picture and as a table.
+        queries_shown: Test images that are shown with their nearest neighbors.
+        log_config: Keep the run's configuration as an artefact.
+        log_code: Keep this package's sources as one; nobody else's.
+        log_weights: Keep the trained network as one, once it is.
     """
     if not is_first_process():  # only that one reports
         wanted: Mode = "disabled"
@@ -154,7 +196,23 @@ def wandb_logger(
                 wandb.teardown()  # of its background process, which may be broken or hold on to the run's id
         else:
             break
-    return WandbRun(run, save_dir)
+    logger = WandbRun(run, save_dir, classes_shown=classes_shown, queries_shown=queries_shown, log_weights=log_weights)
+    if log_config:
+        logger.keep(f"config-{run_id}", "config", lambda: {CONFIG: Path(save_dir) / CONFIG})
+    if log_code:
+        logger.keep("tcm_bench", "code", lambda: _copied(PACKAGE, Path(run.settings.sync_dir)))
+    return logger
+
+
+def _copied(package: Path, place: Path) -> dict[str, Path]:
+    """The sources of a package, by their names in it, copied to where they stay as they are now."""
+    copies = {}
+    for file in package.rglob("*.py"):
+        name = file.relative_to(package.parent).as_posix()
+        copies[name] = place / "code" / name
+        copies[name].parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copies[name])
+    return copies
 
 
 def _available(mode: Mode | Literal["auto"]) -> Mode:

@@ -25,6 +25,7 @@ class OfflineRun:
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     metrics: list[Any] = field(default_factory=list)
+    artifacts: list[Any] = field(default_factory=list)
     exit_code: int | None = None
 
 
@@ -43,6 +44,8 @@ def read_offline_run(file: Path) -> OfflineRun:
             found.summary |= _items(record.summary.update)
         elif kind == "metric":
             found.metrics.append(record.metric)
+        elif kind == "artifact":
+            found.artifacts.append(record.artifact)
         elif kind == "exit":
             found.exit_code = record.exit.exit_code
     return found

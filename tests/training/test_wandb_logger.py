@@ -3,17 +3,20 @@
 import csv
 import gc
 import http.server
+import json
 import os
 import signal
 import socket
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import wandb
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from PIL import Image
 from training.offline_run import read_offline_run
 from vectors import command, head, wait_for
 
@@ -191,6 +194,29 @@ def test_curves_are_drawn_over_epochs(tmp_path, run):
         "trainer/global_step": "",
         **dict.fromkeys(("train/*", "val/*", "val/recall_at_1", "val/opis"), "epoch"),
     }
+
+
+def test_pictures_tables_and_artefacts_are_kept_with_the_run(tmp_path, run):
+    _, run_dir = run(tmp_path, "logger=wandb", "logger.wandb.classes_shown=5", "logger.wandb.log_weights=true")
+    (found,) = stored(run_dir)
+    shown = {name: value for row in found.history for name, value in row.items()}
+    assert not any(name.startswith("retrieval") for name in shown)  # of vectors there is nothing to see
+    (files,) = run_dir.glob("wandb/offline-run-*/files")
+    (picture,) = shown["utility/filenames"]
+    with Image.open(files / picture) as image:
+        assert image.size == (600, 480)
+    table = json.loads((files / shown["utility_table/path"]).read_text())
+    assert table["columns"] == ["class", "threshold", "sensitivity", "specificity", "utility"]
+    assert len(table["data"]) == 5 * 101
+    kept = {artifact.type: artifact for artifact in found.artifacts}
+    assert set(kept) == {"run_table", "config", "code", "model"}
+    contents = {kind: {entry.path: entry.local_path for entry in one.manifest.contents} for kind, one in kept.items()}
+    assert contents["config"] == {"config.yaml": str(run_dir / "config.yaml")}
+    assert contents["model"] == {"weights.safetensors": str(run_dir / "weights.safetensors")}
+    sources = {path.relative_to(PROJECT_ROOT).as_posix() for path in (PROJECT_ROOT / "tcm_bench").rglob("*.py")}
+    assert set(contents["code"]) == sources
+    for name in ("tcm_bench/losses/tcm.py", "tcm_bench/__init__.py"):
+        assert Path(contents["code"][name]).read_bytes() == (PROJECT_ROOT / name).read_bytes()
 
 
 def epochs(found):
