@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ SET_ELSEWHERE = {  # keys that Hydra or the trainer would take, and what is mean
     **{f"trainer.{key}": f"is written machine.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy")},
     "trainer.enable_progress_bar": "is written machine.progress",
     "trainer.callbacks": "is a group: +callbacks.NAME={_target_: ...} adds one",
-    "trainer.logger": "is a group: logger=wandb, logger=none",
+    "trainer.logger": "is a group: logger=wandb, csv, tensorboard or none",
     "trainer.use_distributed_sampler": "stays false: the loaders cut themselves by rank",
     "trainer.limit_test_batches": "would measure a part of the test set: a score is of all of it",
     "trainer.limit_val_batches": "would measure a part of what is held out: take fewer data.loader.validation_classes",
@@ -99,6 +100,11 @@ def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> No
             )
     for sentence in faults(limited(cfg)):
         raise ConfigurationError(sentence)
+    targets = [str(node.get("_target_")) for node in cfg.logger.values() if node]
+    if any(target.endswith(".TensorBoardLogger") for target in targets) and not find_spec("tensorboard"):
+        raise ConfigurationError(
+            "logger=tensorboard needs TensorBoard: `make setup EXTRAS=cpu,dev,tensorboard` installs it"
+        )
 
 
 @cache  # the jobs of a sweep differ in seeds and values more than in choices
