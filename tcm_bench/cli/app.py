@@ -5,7 +5,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from tcm_bench.cli import data, embed, evaluate, plan, report, runs, status, threshold, weights
+from tcm_bench.cli import data, embed, evaluate, plan, report, runs, status, threshold, wandb, weights
 from tcm_bench.process import end_interrupted
 
 
@@ -46,3 +46,4 @@ app.command()(embed.embed)
 app.add_typer(data.data_app)
 app.add_typer(weights.weights_app)
 app.add_typer(runs.runs_app)
+app.add_typer(wandb.wandb_app)

@@ -5,16 +5,19 @@ import logging
 import os
 import shutil
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
-import wandb
 from lightning.pytorch.loggers import WandbLogger
 
+import wandb
 from tcm_bench.process import is_first_process
 from tcm_bench.results.ledger import CONFIG, WEIGHTS
 
@@ -29,7 +32,7 @@ TAG_LENGTH = 64  # W&B refuses a run with a longer one
 PACKAGE = Path(__file__).parents[1]
 OFFLINE_PARTS = "wandb/offline-run-*"  # below a run's folder
 SUMMARY_RULES: dict[str, Literal["max", "min"]] = {"val/recall_at_1": "max", "val/opis": "min"}
-FINISH_S = 120  # what has not been uploaded by then stays in the folder, for `wandb sync`
+FINISH_S = 120  # what has not been uploaded by then stays in the folder
 
 
 class WandbRun(WandbLogger):
@@ -220,21 +223,53 @@ def _available(mode: Mode | Literal["auto"]) -> Mode:
     if mode == "auto":
         variable = os.environ.get("WANDB_MODE")
         mode = variable if variable in get_args(Mode) else "online"  # type: ignore[assignment]
-    if mode != "online":
-        return mode  # type: ignore[return-value]
-    try:
-        wandb.setup(wandb.Settings(silent=True))
-        if not wandb.login(prompt=False, verify=False):
-            log.info("W&B: no API key, so the run is recorded offline; `wandb sync` uploads it later")
-            return "offline"
-    except wandb.Error as error:
-        log.warning("W&B: the API key is of no use (%s), so the run is recorded offline", _shown(error))
+    if mode == "online" and (obstacle := _obstacle()):
+        log.info("W&B: %s, so the run is recorded offline; `tcm-bench wandb sync` uploads it later", obstacle)
         return "offline"
+    return mode  # type: ignore[return-value]
+
+
+def upload(parts: Sequence[Path]) -> None:
+    """Send offline parts of runs to the server, which W&B notes beside each; those of one run in their order.
+
+    Args:
+        parts: `.wandb` files, none of them empty: one that cannot be read has W&B send none.
+
+    Raises:
+        ValueError: If there is no way to the server, or some were not uploaded.
+    """
+    if obstacle := _obstacle():
+        raise ValueError(f"nothing was uploaded: {obstacle}")
+    environment = {name: value for name, value in os.environ.items() if name not in ("WANDB_MODE", "WANDB_SERVICE")}
+    command = [sys.executable, "-m", "wandb", "sync", *(str(part.resolve()) for part in parts)]
+    with tempfile.TemporaryDirectory() as logs:  # else they gather where the command is given
+        subprocess.run(command, check=False, env=environment | {"WANDB_DIR": logs}, stdin=subprocess.DEVNULL)
+    if left := [part for part in parts if not is_uploaded(part)]:
+        raise ValueError(f"{len(left)} of {len(parts)} were not uploaded; the same command tries them again")
+
+
+def offline_parts(save_dir: Path) -> list[Path]:
+    """What W&B has recorded offline of a run, the oldest part first. Of a run that was killed a part may be empty."""
+    return sorted(save_dir.glob(f"{OFFLINE_PARTS}/*.wandb"))
+
+
+def is_uploaded(part: Path) -> bool:
+    """Whether W&B has noted that it was."""
+    return part.with_name(f"{part.name}.synced").exists()
+
+
+def _obstacle() -> str | None:
+    """Why nothing can be sent to the server, or None if it can; nobody is asked for anything."""
+    try:
+        wandb.setup(wandb.Settings(silent=True, mode="online"))  # whatever WANDB_MODE says
+        if not wandb.login(prompt=False, verify=False):
+            return "there is no API key for W&B (`wandb login`)"
+    except wandb.Error as error:
+        return f"the API key is of no use ({_shown(error)})"
     server = urlsplit(wandb.setup().settings.base_url)
     if not _reachable(server.hostname or "", server.port or {"http": 80}.get(server.scheme, 443)):
-        log.info("W&B: %s cannot be reached, so the run is recorded offline", server.netloc)
-        return "offline"
-    return "online"
+        return f"{server.netloc} cannot be reached"
+    return None
 
 
 @lru_cache  # the runs of a sweep need not all wait for the same silence
