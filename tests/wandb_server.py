@@ -20,17 +20,20 @@ class Received:
     url: str = ""
     requests: int = 0
     history: dict[str, dict[int, dict[str, Any]]] = field(default_factory=lambda: defaultdict(dict))
+    lines: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    summaries: dict[str, str] = field(default_factory=dict)
     exit_codes: dict[str, int] = field(default_factory=dict)
     artifacts: list[str] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     upserts: list[dict[str, Any]] = field(default_factory=list)
 
 
-def _state(run: str, history: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def _state(run: str, history: dict[int, dict[str, Any]], received: Received) -> dict[str, Any]:
     """What a client that goes on with a run is told of it."""
     last = json.dumps([json.dumps(history[max(history)])])
     counts = {"historyLineCount": len(history), "eventsLineCount": 0, "logLineCount": 0}
-    return {"name": run, **counts, "historyTail": last, "eventsTail": "[]", "summaryMetrics": "{}", "config": "{}"}
+    kept = {"summaryMetrics": received.summaries[run], "config": "{}", "wandbConfig": '{"t": {}}'}
+    return {"name": run, **counts, "historyTail": last, "eventsTail": "[]", **kept}
 
 
 @contextlib.contextmanager
@@ -52,6 +55,9 @@ def wandb_server() -> Iterator[Received]:
                 lines = sent.get("files", {}).get("wandb-history.jsonl", {"offset": 0, "content": []})
                 for number, line in enumerate(lines["content"], start=lines["offset"]):
                     received.history[run][number] = json.loads(line)
+                    received.lines.append((number, received.history[run][number]))
+                for line in sent.get("files", {}).get("wandb-summary.json", {}).get("content", ()):
+                    received.summaries[run] = line
                 if "exitcode" in sent:
                     received.exit_codes[run] = sent["exitcode"]
                 return {}
@@ -63,8 +69,10 @@ def wandb_server() -> Iterator[Received]:
             if sent["operationName"] == "CreateRunFiles":
                 places = [{"name": name, "uploadUrl": f"{received.url}/{name}"} for name in sent["variables"]["files"]]
                 return {"data": {"createRunFiles": {"runID": "known", "uploadHeaders": [], "files": places}}}
-            if sent["operationName"] == "RunResumeStatus" and (known := received.history.get(sent["variables"]["name"])):
-                return {"data": {"model": {"bucket": _state(sent["variables"]["name"], known)}}}
+            if sent["operationName"] == "RunResumeStatus" and (
+                known := received.history.get(sent["variables"]["name"])
+            ):
+                return {"data": {"model": {"bucket": _state(sent["variables"]["name"], known, received)}}}
             return {"data": {}}
 
         def do_PUT(self):

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import socket
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
+import wandb
 from lightning.pytorch.loggers import WandbLogger
 
-import wandb
 from tcm_bench.process import is_first_process
 from tcm_bench.results.ledger import CONFIG, WEIGHTS
 
@@ -32,6 +33,7 @@ TAG_LENGTH = 64  # W&B refuses a run with a longer one
 PACKAGE = Path(__file__).parents[1]
 OFFLINE_PARTS = "wandb/offline-run-*"  # below a run's folder
 SUMMARY_RULES: dict[str, Literal["max", "min"]] = {"val/recall_at_1": "max", "val/opis": "min"}
+BEST: dict[str, Callable[[float, float], float]] = {"max": max, "min": min}
 FINISH_S = 120  # what has not been uploaded by then stays in the folder
 
 
@@ -55,6 +57,7 @@ class WandbRun(WandbLogger):
         """Log to a run that has been started; see `wandb_logger` for the rest."""
         super().__init__(experiment=run, save_dir=str(save_dir), project=run.project, name=run.name, id=run.id)
         self.lost = False
+        self._best: dict[str, float] = {}
         self.classes_shown, self.queries_shown = classes_shown, queries_shown
         self._weights = Path(save_dir) / WEIGHTS if log_weights else None
         self._earlier = [] if run.disabled else [*Path(save_dir).glob(OFFLINE_PARTS)]
@@ -66,6 +69,9 @@ class WandbRun(WandbLogger):
         self._or_warn(lambda: self._log(dict(metrics), step))
 
     def _log(self, metrics: dict[str, Any], step: int | None) -> None:
+        for name in SUMMARY_RULES.keys() & metrics.keys():
+            if not math.isnan(value := float(metrics[name])):
+                self._best[name] = BEST[SUMMARY_RULES[name]](value, self._best.get(name, value))
         if step is None:
             self.experiment.log(metrics)
         elif step >= self.experiment.starting_step:
@@ -101,8 +107,10 @@ class WandbRun(WandbLogger):
         if exit_code == 0 and (weights := self._weights):
             self.keep(f"weights-{self.version}", "model", lambda: {WEIGHTS: weights})
 
+        best = {name: {SUMMARY_RULES[name]: value} for name, value in self._best.items()}
+
         def end() -> None:
-            self.experiment.summary.update(dict(summary))
+            self.experiment.summary.update({**summary, **best})  # W&B forgets the best of before where a run goes on
             self.experiment.finish(exit_code)
 
         self._or_warn(end)

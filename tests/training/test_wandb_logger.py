@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from training.offline_run import read_offline_run
 from vectors import command, head, wait_for
+from wandb_server import wandb_server
 
 import tcm_bench.training.wandb_logger as logger_module
 from tcm_bench.runs.naming import PROJECT_ROOT, SCIENCE, science
@@ -34,6 +35,8 @@ TERMS = ("loss", "base", "tcm", "hard_positives", "hard_negatives", "lr")
 @pytest.fixture
 def bare(tmp_path, monkeypatch):
     """No key, no settings: W&B as on a fresh machine, and a new background process of it."""
+    wandb.teardown()
+    os.environ.pop("WANDB_SERVICE", None)  # nor may it be put back, for whoever comes next in this process
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
@@ -41,7 +44,6 @@ def bare(tmp_path, monkeypatch):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setattr(logger_module, "INIT_S", 1)
-    wandb.teardown()
     yield monkeypatch
     wandb.teardown()
     gc.collect()  # W&B does not wait for the process that it ends, which Python warns of
@@ -298,6 +300,32 @@ def test_a_server_that_cannot_be_reached_or_is_silent_or_refuses_the_key_means_o
             record_and_read(tmp_path / name)
     refusing.shutdown()
     refusing.server_close()
+
+
+def test_online_a_run_goes_on_behind_what_the_server_has_and_forced_it_begins_anew(tmp_path, bare):
+    bare.setenv("WANDB_API_KEY", "a" * 40)
+    scores = {4: 0.5, 9: 0.75, 14: 0.625}
+    with wandb_server() as server:
+        bare.setenv("WANDB_BASE_URL", server.url)
+        for known, exit_code, options, sent in (
+            ([4, 9], 255, {}, [(0, 4), (1, 9)]),
+            ([4, 9, 14], 0, {}, [(2, 14)]),  # place in the history, and step
+            ([4], 1, {"fresh": True}, [(0, 4)]),
+        ):
+            watcher = logger(tmp_path, **options)
+            assert not watcher.experiment.offline
+            for step in known:
+                watcher.log_metrics({"val/recall_at_1": scores[step], "val/opis": -scores[step]}, step)
+                watcher.log_metrics({"train/loss": 1.0}, step)
+            watcher.conclude({"status": "any"}, exit_code)
+            assert not watcher.lost
+            assert [(place, line["_step"]) for place, line in server.lines] == sent
+            server.lines.clear()
+            summary = json.loads(server.summaries["0123456789ab"])
+            best = max(scores[step] for step in known)
+            assert summary["val/recall_at_1"] == {"max": best}
+            assert summary["val/opis"] == {"min": -best}
+            assert server.exit_codes["0123456789ab"] == exit_code
 
 
 def test_a_client_that_dies_takes_nothing_with_it_and_the_next_run_gets_a_new_one(tmp_path, bare, caplog):
