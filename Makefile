@@ -12,7 +12,7 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm lint format lock clean
+.PHONY: help setup demo test test-slurm lint format reference lock clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,9 @@ lint: setup  ## style, formatting, types, layers
 format: setup  ## rewrite to the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: setup  ## the reference of every module, from its docstrings: outputs/reference/index.html
+	$(BIN)/python -m pdoc --docformat google --math --output-directory outputs/reference tcm_bench
 
 lock: setup  ## resolve constraints.txt anew, for every platform
 	env -u UV_FIND_LINKS $(BIN)/uv pip compile --quiet --universal --all-extras --no-header --no-annotate --no-emit-find-links pyproject.toml -o constraints.txt

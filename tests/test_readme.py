@@ -25,8 +25,10 @@ from tcm_bench.runs.naming import PROJECT_ROOT, composed
 from tcm_bench.runs.run import main
 from tcm_bench.training.diverged import DIVERGED
 
-README = (PROJECT_ROOT / "README.md").read_text()
-DOCUMENTS = {name: (PROJECT_ROOT / name).read_text() for name in ("README.md", "docs/evidence.md", "docs/recipes.md")}
+DOCUMENTS = {
+    file.relative_to(PROJECT_ROOT).as_posix(): file.read_text()
+    for file in (PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").glob("*.md")))
+}
 CODE = re.compile(r"`([^`]+)`")
 
 
@@ -47,14 +49,11 @@ def imported(script: str):
     return module
 
 
-RECIPES = "docs/recipes.md"  # whose table a script of its own writes
-
-
-@pytest.mark.parametrize("name", sorted({*DOCUMENTS} - {RECIPES}))
+@pytest.mark.parametrize("name", ["README.md", "docs/evidence.md"])
 def test_the_tables_are_those_of_the_rows(name):
     """`python scripts/tables.py` writes them."""
     script = imported("tables")
-    assert set(script.DOCUMENTS) == set(DOCUMENTS) - {RECIPES}
+    assert set(script.DOCUMENTS) == {name for name, text in DOCUMENTS.items() if script.MARKED.search(text)}
     assert len(script.MARKED.findall(DOCUMENTS[name])) == {"README.md": 1, "docs/evidence.md": 6}[name]
     assert script.rendered(DOCUMENTS[name]) == DOCUMENTS[name]
     assert "nan" not in re.findall(r"\w+", DOCUMENTS[name])
@@ -93,12 +92,17 @@ def test_the_picture_of_the_readme_shows_runs_of_its_table():
 
 
 TRAIN = [words[words.index("train.py") + 1 :] for words in commands() if "train.py" in words]
+(OWN_LOSS,) = [words for words in TRAIN if "loss._target_=own_loss.Hinge" in words]
 QUICK = {  # what is run in full, and how it is made small
     (): [
         *["data.splits.images_per_class=2", "data.loader.classes_per_batch=32", "trainer.max_epochs=1"],
         *["model.backbone.input.size_px=32", "model.backbone.input.resize_px=32"],  # a ninth of the pixels
     ],
     ("data=features", "data.file=my.npz"): ["trainer.max_epochs=1"],
+    tuple(OWN_LOSS): [
+        *["data.splits.images_per_class=2", "data.loader.classes_per_batch=32", "trainer.max_epochs=1"],
+        *["model.backbone.input.size_px=32", "model.backbone.input.resize_px=32"],
+    ],
 }
 
 
@@ -120,6 +124,8 @@ def test_every_training_command_composes(overrides, tmp_path):
 def test_the_python_and_the_commands_run(tmp_path):
     """In one folder, for a command takes a file that the Python wrote."""
     for block in blocks("python"):
+        if "class Hinge" in block:
+            (tmp_path / "own_loss.py").write_text(block)
         ran = answer(partial(exec, block, {"__name__": "__main__"}), [], tmp_path)
         assert ran.status == 0, ran.stderr
     for number, (overrides, small) in enumerate(QUICK.items()):
@@ -136,7 +142,7 @@ def test_the_list_of_a_runs_files_is_complete(tmp_path):
     subprocess.run(command(tmp_path, *words, "logger=wandb", "logger.wandb.mode=offline"), check=True)
     (run_dir,) = (tmp_path / "runs").iterdir()
     found = {f"{path.name}/" if path.is_dir() else path.name for path in run_dir.iterdir()}
-    table = README.partition("`outputs/runs/<run_id>/` holds")[2].partition("\n## ")[0]
+    table = DOCUMENTS["docs/training.md"].partition("`outputs/runs/<run_id>/` holds")[2].partition("\n## ")[0]
     listed = [name for row in table.splitlines() if row.startswith("| `") for name in CODE.findall(row.split("|")[1])]
     assert sorted(listed) == sorted(found | {ledger.RUNNING, CHECKPOINT, PREVIOUS, BEST, DIVERGED})
 
@@ -162,7 +168,7 @@ def test_every_link_leads_somewhere(name, path):
     assert ((PROJECT_ROOT / name).parent / path).exists()
 
 
-@pytest.mark.parametrize("subcommand", sorted(set(re.findall(r"`tcm-bench (\w+)", README))))
+@pytest.mark.parametrize("subcommand", sorted(set(re.findall(r"`tcm-bench (\w+)", "\n".join(DOCUMENTS.values())))))
 def test_every_subcommand_exists(subcommand):
     done = CliRunner().invoke(app, [subcommand, "--help"])
     assert done.exit_code == 0, done.output

@@ -92,13 +92,10 @@ def main() -> None:
                 write_run(output, comparison, arm, given.classes)
         rows = list(ledger.results(ledger.run_dirs(output)))
         began = time.perf_counter()
-        page, *_ = write_page(
-            rows, output, "large", on_progress=lambda done, total: print(done, total, file=sys.stderr)
-        )
-        print(
-            f"{given.comparisons} comparisons of {given.classes} classes: written in {time.perf_counter() - began:.0f} s"
-        )
-        print(f"{page.stat().st_size / 1e6:.1f} MB; drawn in {drawn_s(page, output / 'profile'):.2f} s (median of 5)")
+        page, *_ = write_page(rows, output, "large", on_progress=lambda *now: print(*now, file=sys.stderr))
+        seconds, megabytes = time.perf_counter() - began, page.stat().st_size / 1e6
+        print(f"{given.comparisons} comparisons of {given.classes} classes: {seconds:.0f} s, {megabytes:.1f} MB")
+        print(f"drawn in {drawn_s(page, output / 'profile'):.2f} s (median of 5)")
 
 
 if __name__ == "__main__":
