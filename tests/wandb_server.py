@@ -10,6 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+ME = {"id": "1", "entity": "me", "username": "me", "name": "me", "email": "", "flags": "{}", "teams": {"edges": []}}
+UNKNOWN = dict.fromkeys(("deletedAt", "apiKeys", "teams")) | {"admin": False}
+MADE = {"createdAt": "2026-01-01T00:00:00Z", "updatedAt": "2026-01-01T00:00:00Z"}
+PROJECT = {"id": "1", "name": "tcm_bench", "entityName": "me", "createdAt": MADE["createdAt"], "isBenchmark": False}
+PROJECTS = {
+    "edges": [{"node": {**PROJECT, "user": ME | UNKNOWN}, "cursor": "1"}],
+    "pageInfo": {"endCursor": None, "hasNextPage": False},
+}
 COMMITTED = {"createArtifact": {"artifact": {"id": "known", "state": "COMMITTED", "artifactSequence": {}}}}
 
 
@@ -25,6 +33,7 @@ class Received:
     exit_codes: dict[str, int] = field(default_factory=dict)
     artifacts: list[str] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
+    reports: list[dict[str, Any]] = field(default_factory=list)
     upserts: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -36,6 +45,13 @@ def _state(run: str, history: dict[int, dict[str, Any]], received: Received) -> 
     return {"name": run, **counts, "historyTail": last, "eventsTail": "[]", **kept}
 
 
+def _view(sent: dict[str, Any], received: Received) -> dict[str, Any]:
+    """What a client is told of the report that it has sent."""
+    received.reports.append({"title": sent["displayName"], **json.loads(sent["spec"])})
+    same = {name: sent[name] for name in ("name", "displayName", "description", "type", "spec")}
+    return {**same, **MADE, "id": "Vmlldzox", "project": PROJECT, "user": ME}
+
+
 @contextlib.contextmanager
 def wandb_server() -> Iterator[Received]:
     received = Received()
@@ -45,9 +61,12 @@ def wandb_server() -> Iterator[Received]:
 
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            sent = json.loads(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
+            if self.path == "/graphql" or self.path.endswith("/file_stream"):
+                sent = json.loads(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
+            else:  # what the client says of itself
+                return self._answer({})
             received.requests += 1
-            self._answer(self._taken(sent))
+            return self._answer(self._taken(sent))
 
         def _taken(self, sent):
             if self.path.endswith("/file_stream"):
@@ -61,15 +80,21 @@ def wandb_server() -> Iterator[Received]:
                 if "exitcode" in sent:
                     received.exit_codes[run] = sent["exitcode"]
                 return {}
-            if sent["operationName"] == "CreateArtifact":
+            if sent.get("operationName") == "CreateArtifact":
                 received.artifacts.append(sent["variables"]["input"]["artifactTypeName"])
                 return {"data": COMMITTED}
-            if sent["operationName"] == "UpsertBucket":
+            if "upsertView" in sent["query"]:
+                return {"data": {"upsertView": {"view": _view(sent["variables"], received)}}}
+            if "viewer" in sent["query"]:
+                return {"data": {"viewer": ME}}
+            if "GetProjects" in sent["query"]:
+                return {"data": {"models": PROJECTS}}
+            if sent.get("operationName") == "UpsertBucket":
                 received.upserts.append(sent["variables"])
-            if sent["operationName"] == "CreateRunFiles":
+            if sent.get("operationName") == "CreateRunFiles":
                 places = [{"name": name, "uploadUrl": f"{received.url}/{name}"} for name in sent["variables"]["files"]]
                 return {"data": {"createRunFiles": {"runID": "known", "uploadHeaders": [], "files": places}}}
-            if sent["operationName"] == "RunResumeStatus" and (
+            if sent.get("operationName") == "RunResumeStatus" and (
                 known := received.history.get(sent["variables"]["name"])
             ):
                 return {"data": {"model": {"bucket": _state(sent["variables"]["name"], known, received)}}}

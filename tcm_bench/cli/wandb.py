@@ -1,18 +1,18 @@
-"""What was recorded for Weights & Biases without a network: `tcm-bench wandb sync`."""
+"""What runs have recorded for Weights & Biases: `tcm-bench wandb sync` and `report`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tcm_bench.cli.shared import OutputDir
+from tcm_bench.cli.shared import OutputDir, sweep_named
 from tcm_bench.results import ledger
 
 wandb_app = typer.Typer(
     name="wandb",
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="What runs with `logger=wandb` have recorded without a network.",
+    help="Send what runs with `logger=wandb` have recorded to Weights & Biases.",
 )
 
 
@@ -42,3 +42,21 @@ def sync(
     if waiting and not dry_run:
         upload(waiting)
     typer.echo(f"{len(waiting)} {'would be ' if dry_run else ''}uploaded")
+
+
+@wandb_app.command()
+def report(
+    sweep: Annotated[str, typer.Argument(help="A sweep whose runs have been uploaded.")],
+    output_dir: OutputDir,
+    project: Annotated[str, typer.Option(help="W&B project of the runs.")] = "tcm_bench",
+    entity: Annotated[str | None, typer.Option(help="User or team; else the key's own.")] = None,
+) -> None:
+    """Make a W&B report of a sweep: its table, accuracy against OPIS, and the curves of each pair of arms."""
+    planned = sweep_named(sweep, output_dir).runs
+    from tcm_bench.report.wandb_report import save_report
+    from tcm_bench.training.wandb_logger import obstacle
+
+    if why := obstacle():
+        raise ValueError(f"no report was made: {why}")
+    rows = list(ledger.results(output_dir / "runs" / run.run_id for run in planned))
+    typer.echo(f"written: {save_report(sweep, planned, rows, project, entity)}")

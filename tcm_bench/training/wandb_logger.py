@@ -231,8 +231,8 @@ def _available(mode: Mode | Literal["auto"]) -> Mode:
     if mode == "auto":
         variable = os.environ.get("WANDB_MODE")
         mode = variable if variable in get_args(Mode) else "online"  # type: ignore[assignment]
-    if mode == "online" and (obstacle := _obstacle()):
-        log.info("W&B: %s, so the run is recorded offline; `tcm-bench wandb sync` uploads it later", obstacle)
+    if mode == "online" and (why := obstacle()):
+        log.info("W&B: %s, so the run is recorded offline; `tcm-bench wandb sync` uploads it later", why)
         return "offline"
     return mode  # type: ignore[return-value]
 
@@ -246,8 +246,8 @@ def upload(parts: Sequence[Path]) -> None:
     Raises:
         ValueError: If there is no way to the server, or some were not uploaded.
     """
-    if obstacle := _obstacle():
-        raise ValueError(f"nothing was uploaded: {obstacle}")
+    if why := obstacle():
+        raise ValueError(f"nothing was uploaded: {why}")
     environment = {name: value for name, value in os.environ.items() if name not in ("WANDB_MODE", "WANDB_SERVICE")}
     command = [sys.executable, "-m", "wandb", "sync", *(str(part.resolve()) for part in parts)]
     with tempfile.TemporaryDirectory() as logs:  # else they gather where the command is given
@@ -266,7 +266,7 @@ def is_uploaded(part: Path) -> bool:
     return part.with_name(f"{part.name}.synced").exists()
 
 
-def _obstacle() -> str | None:
+def obstacle() -> str | None:
     """Why nothing can be sent to the server, or None if it can; nobody is asked for anything."""
     try:
         wandb.setup(wandb.Settings(silent=True, mode="online"))  # whatever WANDB_MODE says
