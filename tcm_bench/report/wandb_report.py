@@ -52,7 +52,7 @@ def save_report(name: str, planned: Sequence[Run], rows: Sequence[Result], proje
     compared = defaultdict(list)
     for run, label in zip(planned, labels(planned), strict=True):
         compared[label.task].append(run)
-    blocks = [
+    blocks: list[Any] = [
         parts.MarkdownBlock(markdown(fold(rows, planned), name)),
         parts.H2("Accuracy against consistency"),
         parts.PanelGrid(
@@ -61,7 +61,7 @@ def save_report(name: str, planned: Sequence[Run], rows: Sequence[Result], proje
         ),
     ]
     for task, runs in compared.items():
-        plots = [parts.LinePlot(title=curve, x="epoch", y=[curve]) for curve in CURVES]
+        plots: list[Any] = [parts.LinePlot(title=curve, x="epoch", y=[curve]) for curve in CURVES]
         blocks += [parts.H2(task), parts.PanelGrid(runsets=runsets(runs), panels=plots)]
     given = {"entity": entity} if entity else {}  # else the server is asked
     try:
