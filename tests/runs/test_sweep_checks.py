@@ -78,7 +78,7 @@ def test_every_target_is_checked_without_being_built():
 
 
 SWEEPS = sorted(file.stem for file in (PROJECT_ROOT / "conf" / "sweep").glob("*.yaml"))
-RUNS = {"mini": 64, "evidence_heads": 480, "base": 42, "margins": 42, "evidence": 126, "why": 12}
+RUNS = {"mini": 64, "pareto": 128, "evidence_heads": 480, "base": 42, "margins": 42, "evidence": 126, "why": 12}
 
 
 @pytest.mark.parametrize("name", SWEEPS)
