@@ -1,4 +1,4 @@
-"""What comes of runs: `tcm-bench report`, `choose`, `curves` and `replay`."""
+"""What comes of runs: `tcm-bench report`, `choose`, `curves`, `circle`, `pareto` and `replay`."""
 
 import math
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tcm_bench.cli.shared import OutputDir, TrustedPackages, console, sweep_named, tell
+from tcm_bench.cli.shared import OutputDir, TrustedPackages, console, runs_of, tell
 from tcm_bench.report.source import KINDS, run_folder, source
 from tcm_bench.results import ledger
 
@@ -19,7 +19,7 @@ def report(
     trusted_package: TrustedPackages = None,
 ) -> None:
     """Fold the runs of sweeps to their comparisons: a table here, report/NAMES.csv, .md, .tex, and .html, a page."""
-    planned = list({run.run_id: run for name in names for run in sweep_named(name, output_dir).runs}.values())
+    planned = runs_of(names, output_dir)
     from tcm_bench.report.comparison import comparison_table, write_comparison
 
     rows = list(ledger.results(output_dir / "runs" / run.run_id for run in planned))
@@ -51,10 +51,10 @@ def choose(
     tolerance: Annotated[float, typer.Option(help="By how many points R@1 may lie below.")] = 0.2,
 ) -> None:
     """Choose settings by the held-out classes of sweeps' runs: a table here, and report/NAMES-choice.csv and .md."""
-    planned = dict.fromkeys(run.run_id for name in names for run in sweep_named(name, output_dir).runs)
+    planned = runs_of(names, output_dir)
     from tcm_bench.report.choice import write_choices
 
-    rows = ledger.results(output_dir / "runs" / run_id for run_id in planned)
+    rows = ledger.results(output_dir / "runs" / run.run_id for run in planned)
     written = write_choices(rows, output_dir / "report", "-".join(names), tolerance / 100)
     typer.echo(written[1].read_text(encoding="utf-8"))
     for path in written:
@@ -72,6 +72,34 @@ def curves(
     from tcm_bench.report.curves import write_utility_figure
 
     typer.echo(f"written: {write_utility_figure(*sides, out)}")
+
+
+def circle(
+    base: Annotated[str, typer.Argument(help=f"Without TCM: {KINDS}; of two dimensions.")],
+    tcm: Annotated[str, typer.Argument(help="With TCM.")],
+    out: Annotated[Path, typer.Option(help="File to draw into: .png, .svg or .pdf.")],
+    output_dir: OutputDir,
+) -> None:
+    """Draw the embeddings of two networks of two dimensions on a circle, and the density of each class."""
+    sides = source(base, output_dir), source(tcm, output_dir)
+    from tcm_bench.report.circle import write_circle_figure
+
+    typer.echo(f"written: {write_circle_figure(*sides, out)}")
+
+
+def pareto(
+    names: Annotated[list[str], typer.Argument(help="Sweeps; several are folded as if they were one.")],
+    out: Annotated[Path, typer.Option(help="File to draw into: .png, .svg or .pdf.")],
+    output_dir: OutputDir,
+) -> None:
+    """Draw R@1 against OPIS of sweeps' comparisons, without TCM and with it, and the Pareto front of each arm."""
+    planned = runs_of(names, output_dir)
+    from tcm_bench.report.fold import fold
+    from tcm_bench.report.pareto import pareto_claims, write_pareto_figure
+
+    found = fold(ledger.results(output_dir / "runs" / run.run_id for run in planned), planned)
+    path = write_pareto_figure(found.rows, out)
+    tell(console(), [*pareto_claims(found.rows), f"written: {path}"])
 
 
 def replay(

@@ -70,6 +70,15 @@ def sweep_named(name: str, output_dir: Path) -> ledger.Sweep:
     return ledger.read_sweep(path)
 
 
+def runs_of(names: Iterable[str], output_dir: Path) -> list[ledger.Run]:
+    """The runs of sweeps, each once.
+
+    Raises:
+        ValueError: As `sweep_named`.
+    """
+    return list({run.run_id: run for name in names for run in sweep_named(name, output_dir).runs}.values())
+
+
 def sweep_files(output_dir: Path) -> list[Path]:
     """The lists of all sweeps that were started."""
     return sorted((output_dir / ledger.SWEEPS).glob("*.json"))

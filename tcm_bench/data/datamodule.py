@@ -255,6 +255,12 @@ class RetrievalData(L.LightningDataModule):
             log.info("a batch of %d classes x %d images -> %d x %d: there are %s", *asked, *fitted, there)
         return fitted
 
+    @property
+    def shared_classes(self) -> set[str]:
+        """Names of the test classes that are trained on: none, unless the set is closed."""
+        trained = {self.splits.train.class_names[number] for number in self.train_classes}
+        return trained.intersection(self.splits.test.class_names)
+
     def setup(self, stage: str) -> None:
         """Without held-out classes there is nothing to validate: tell the trainer, which warns otherwise."""
         if self.trainer is not None and not len(self.validation_classes):

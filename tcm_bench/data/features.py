@@ -1,6 +1,7 @@
 """Features of a frozen backbone in place of images: computed once, then read from a file."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -103,10 +104,10 @@ def frozen_features(
     )
     features = np.load(file, mmap_mode="c", allow_pickle=False)
     train, test = features[: len(splits.train)], features[len(splits.train) :]
-    return Splits(
+    return replace(
+        splits,
         train=FeatureTable(splits.train.labels, splits.train.class_names, train, **splits.train.roles()),
         test=FeatureTable(splits.test.labels, splits.test.class_names, test, **splits.test.roles()),
-        fingerprint=splits.fingerprint,
     )
 
 

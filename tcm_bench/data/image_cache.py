@@ -4,7 +4,7 @@ Every image's pixels stand one after another in a single memory-mapped file, whi
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def cached_images(
     )
     starts, items = np.cumsum(sizes) - sizes, len(splits.train)
     train = _cached(splits.train, file, starts[:items], shapes[:items])
-    return Splits(train, _cached(splits.test, file, starts[items:], shapes[items:]), splits.fingerprint)
+    return replace(splits, train=train, test=_cached(splits.test, file, starts[items:], shapes[items:]))
 
 
 def _cached(table: Table, file: Path, starts: np.ndarray, shapes: np.ndarray) -> "CachedImages":

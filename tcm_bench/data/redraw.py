@@ -59,7 +59,15 @@ def redrawn(splits: Splits, seed: int) -> Splits:
     Args:
         splits: Both tables, of one kind.
         seed: Of the draw.
+
+    Raises:
+        ValueError: If the set is closed: there is nothing to draw.
     """
+    if splits.closed_set:
+        raise ValueError(
+            "data.split_seed draws which classes train and which test, and a closed set has all on both sides: leave "
+            "it out"
+        )
     tables = (splits.train, splits.test)
     labels, names = _end_to_end(tables)
     drawn = np.random.default_rng(seed).permutation(len(names))

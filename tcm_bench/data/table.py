@@ -157,22 +157,28 @@ class FeatureTable(Table):
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """A dataset cut by class: no class of ``test`` occurs in ``train``.
+    """A dataset cut by class, so that no class of ``test`` occurs in ``train``; or, a toy, by image.
 
     Attributes:
         train: Classes to learn from.
-        test: Classes never seen in training.
+        test: Classes never seen in training; of a closed set the same ones, in other images.
         fingerprint: Hash of what decides the items and their order. For images that lie as files it covers their paths
             and classes; that the files are what they should be is checked by the dataset's own verification.
+        closed_set: Whether both sides have the same classes, by the reader's word in different images: no open-world
+            test, which only `tcm_bench.data.datasets.closed_set` makes.
     """
 
     train: Table
     test: Table
     fingerprint: str
+    closed_set: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        """Refuse a class that is on both sides."""
-        if shared := set(self.train.class_names) & set(self.test.class_names):
+        """Refuse a class that is on both sides; in a closed set one that is in test alone."""
+        if self.closed_set:
+            if new := set(self.test.class_names) - set(self.train.class_names):
+                raise ValueError(f"a closed set tests classes that are trained on, and {min(new)!r} is not in train")
+        elif shared := set(self.train.class_names) & set(self.test.class_names):
             raise ValueError(
                 f"{len(shared)} classes are in train and in test, for example {min(shared)!r}; "
                 "an open-world split must be disjoint by class"

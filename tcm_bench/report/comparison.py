@@ -93,10 +93,10 @@ def markdown(found: Comparisons, name: str) -> str:
         *(f"**Warning:** {text}" for text in _warnings(found)),
         "## Claims",
         pipe_table(
-            ("here, on unseen classes", "the article, on its 16 comparisons"),
+            (f"here, on {found.tested}", "the article, on its 16 comparisons"),
             _claims(found),
         ),
-        "## Unseen classes",
+        f"## {found.tested.capitalize()}",
         _measured_table(found),
         _legend(rows),
         "## Seen classes",

@@ -1,6 +1,6 @@
 """Utility curves of the classes of two networks: how far from each other do classes want their threshold?"""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
@@ -15,22 +15,18 @@ from tcm_bench.data.datasets.vectors import vector_set
 from tcm_bench.evaluation.settings import Settings
 from tcm_bench.evaluation.threshold import operating_curves, utility
 from tcm_bench.report.measured import record, shared_settings
+from tcm_bench.report.picture import COLORS, write_picture
 from tcm_bench.report.scores import compared, score
 from tcm_bench.report.source import Source
 from tcm_bench.results.labels import Label, is_base, labels
-from tcm_bench.results.ledger import Run, read_result
+from tcm_bench.results.ledger import Result, Run, read_result
 
 STEPS = 241  # of the drawn axis; OPIS itself comes from the row
 MARGIN = 0.3  # of the calibration range, drawn on either side of it
 MOST_CURVES = 100
 WIDTH = 56  # letters of a title that fit above a panel
-COLORS = (
-    "#0072B2",
-    "#D55E00",
-)  # Okabe and Ito: blue and vermilion stay apart for every kind of color vision
 LIMITS = {"distance": (0.0, 2.0), "similarity": (-1.0, 1.0)}
 AXIS_LABELS = {"distance": "threshold: L2 distance", "similarity": "threshold: cosine similarity"}
-FORMATS = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ class Panel:
     """
 
     name: str
-    run: Run | None
+    run: Result | None
     scores: Mapping[str, float | None]
     axis: str
     ends: tuple[float, float]
@@ -95,14 +91,15 @@ def utility_figure(base: Source, tcm: Source) -> Figure:
     same_task = len(runs) == 2 and runs[0].comparison_id == runs[1].comparison_id
     figure = Figure(figsize=(9, 4), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    for panel, side, color in zip(panels, sides, COLORS, strict=True):
+    for panel, side, color in zip(panels, sides, COLORS, strict=False):
         _draw(panel, side, thresholds, color)
         task = tasks[side.run.run_id] if side.run and not same_task else ""
         panel.set_title(_title(side, task), fontsize=10)
         panel.set_xlabel(AXIS_LABELS[axis])
     panels[0].set(ylabel="utility of a class", ylim=(0, 1), xlim=(thresholds[0], thresholds[-1]))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    title = "One line per unseen class" + (f": {tasks[runs[0].run_id]}" if same_task else "")
+    tested = ", ".join(dict.fromkeys(run.tested for run in runs)) or "unseen classes"
+    title = f"One line per class, {tested}" + (f": {tasks[runs[0].run_id]}" if same_task else "")
     figure.suptitle(fill(title, 2 * WIDTH), fontsize=11)
     return figure
 
@@ -142,26 +139,18 @@ def write_utility_figure(base: Source, tcm: Source, path: Path) -> Path:
     The file says in its metadata which runs of which comparison were drawn, and their OPIS.
 
     Raises:
-        ValueError: If the suffix is another one, or as `utility_figure` says.
+        ValueError: As `tcm_bench.report.picture.write_picture` and `utility_figure` say.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"cannot draw into '{path.name}'; end the name in one of {', '.join(FORMATS)}")
-    figure = utility_figure(base, tcm)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = "; ".join(filter(None, map(_told, (base, tcm)))) or None
-    metadata = {
-        ".png": {"Software": None, "Description": drawn},
-        ".svg": {"Date": None, "Description": drawn},
-        ".pdf": {"CreationDate": None, "Subject": drawn},
-    }[path.suffix.lower()]
-    figure.savefig(path, dpi=200, metadata=metadata)
-    return path
+    return write_picture(path, lambda: utility_figure(base, tcm), runs_told((base, tcm)))
 
 
-def _told(source: Source) -> str | None:
-    """What a picture says of a run that is drawn in it."""
-    run = read_result(source.path) if source.kind == "run" else None
-    return f"run {run.run_id} of comparison {run.comparison_id}, OPIS {run.metrics['opis']}" if run else None
+def runs_told(sources: Iterable[Source]) -> str | None:
+    """What a picture says of the runs that are drawn in it; None if there are none."""
+    runs = [read_result(source.path) for source in sources if source.kind == "run"]
+    told = [
+        f"run {run.run_id} of comparison {run.comparison_id}, OPIS {run.metrics.get('opis')}" for run in runs if run
+    ]
+    return "; ".join(told) or None
 
 
 def _panel(source: Source, settings: Settings) -> Panel:
@@ -170,20 +159,35 @@ def _panel(source: Source, settings: Settings) -> Panel:
 
 def _run_panel(source: Source) -> Panel:
     """Of a run by its row."""
-    run = read_result(source.path)
-    if run is None or run.status != "finished":
-        raise ValueError(
-            f"{source.path} holds no finished run ({run.status if run else 'no result.json'}); let it finish first"
-        )
+    run = finished_run(source)
     axis, c = Settings.of(run.threshold).cost, float(run.threshold["c"])
     return Panel(
-        name="without TCM" if is_base(run) else "with TCM",
+        name=arm_name(run),
         run=run,
         scores=run.metrics,
         axis=axis,
         ends=_range(f"run {run.run_id}", run.threshold, run.reason),
         curves=lambda thresholds: curves_of_vectors(source.vectors(), thresholds, axis=axis, c=c),
     )
+
+
+def finished_run(source: Source) -> Result:
+    """The row of a run.
+
+    Raises:
+        ValueError: If it has not finished.
+    """
+    run = read_result(source.path)
+    if run is None or run.status != "finished":
+        raise ValueError(
+            f"{source.path} holds no finished run ({run.status if run else 'no result.json'}); let it finish first"
+        )
+    return run
+
+
+def arm_name(run: Run) -> str:
+    """What a run is called beside one of the other arm."""
+    return "without TCM" if is_base(run) else "with TCM"
 
 
 def _record_panel(source: Source, settings: Settings) -> Panel:

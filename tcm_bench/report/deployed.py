@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from tcm_bench.evaluation.deployment import Deployment
-from tcm_bench.report.curves import COLORS, FORMATS
+from tcm_bench.report.picture import COLORS, write_picture
 
 QUANTILES = (0.05, 0.5, 0.95)  # of the classes
 
@@ -62,14 +62,9 @@ def write_deployment_figure(sides: Mapping[str, Deployment], path: Path) -> Path
     """Draw `deployment_figure` into a file.
 
     Raises:
-        ValueError: If its suffix is none of `FORMATS`.
+        ValueError: As `tcm_bench.report.picture.write_picture` says.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"cannot draw into '{path.name}'; end the name in one of {', '.join(FORMATS)}")
-    figure = deployment_figure(sides)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=200)
-    return path
+    return write_picture(path, lambda: deployment_figure(sides), None)
 
 
 def recorded(found: Deployment, names: Sequence[Any] | None = None) -> dict[str, Any]:

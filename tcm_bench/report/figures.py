@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from tcm_bench.evaluation.class_curves import ClassCurves
 from tcm_bench.evaluation.threshold import num_worst
-from tcm_bench.report.curves import COLORS
+from tcm_bench.report.picture import COLORS
 from tcm_bench.report.scores import RANGE_END, score
 from tcm_bench.results.ledger import Result
 
@@ -148,7 +148,7 @@ def decades_figure(paired: Mapping[str, Sequence[tuple[Result, Result]]]) -> Fig
         for kind, offset, style in ((name, 0.13, {}), (corrected, -0.13, {"fillstyle": "none"})):
             values = np.array([_means(runs, kind) for runs in paired.values()]).reshape(-1, 2).T * score(kind).scale
             panel.hlines(places + offset, *values, color=GRID, linewidth=2, zorder=1)
-            for value, color, arm in zip(values, COLORS, ARMS, strict=True):
+            for value, color, arm in zip(values, COLORS, ARMS, strict=False):
                 label = f"{arm}, less noise" if style else arm
                 panel.plot(value, places + offset, "o", color=color, markersize=4, label=label, **style)
         panel.set_title(f"FAR {low:g} to {high:g}", fontsize=9)

@@ -31,7 +31,8 @@ class Comparisons:
             missing or a score is undefined in one of the seeds. `*_change_low` and `*_change_high` bound the paired
             difference, TCM minus base, at 95 %; they need two seeds.
         scores: Names of what is compared, see `tcm_bench.report.scores.compared`.
-        details: Names of what a change is made of, see `tcm_bench.report.scores.details`; on unseen classes only.
+        details: Names of what a change is made of, see `tcm_bench.report.scores.details`; not on seen classes.
+        tested: What the scores are of, see `tcm_bench.results.ledger.Result.tested`.
         settings: The distinct settings behind OPIS of the finished runs; more than one cannot be compared.
         by_hand: What was set by hand for all runs alike.
         commits: The distinct commits of the code behind them, `+` marking local changes.
@@ -42,6 +43,7 @@ class Comparisons:
     rows: pd.DataFrame
     scores: tuple[str, ...]
     details: tuple[str, ...]
+    tested: str
     settings: tuple[Mapping[str, Any], ...]
     by_hand: Mapping[str, str]
     commits: tuple[str, ...]
@@ -93,6 +95,7 @@ def fold(results: Iterable[Result], planned: Sequence[Run] = ()) -> Comparisons:
         rows=pd.DataFrame(rows, columns=columns(scores, more)),
         scores=scores,
         details=more,
+        tested=" and ".join(dict.fromkeys(run.tested for run in finished)) or "unseen classes",
         settings=tuple(s for i, s in enumerate(settings) if s and s not in settings[:i]),
         by_hand=shared_by_hand(runs),
         commits=tuple(dict.fromkeys(_commit(run) for run in finished)),

@@ -80,12 +80,13 @@ class Result(Run):
             `num_thresholds`, `threshold_low`, `threshold_high` and `tar_at_far_*`, 4 since it holds `words`.
         status: How the run ended; `reason` says why unless it finished. `debug`: to its end, but on a few classes, so
             that its metrics are no result.
-        metrics: Fractions in [0, 1]; None where a metric is undefined (then `reason` says why). On unseen classes by
+        metrics: Fractions in [0, 1]; None where a metric is undefined (then `reason` says why). On what is `tested` by
             the score's name alone; `_seen`: on classes that were trained on; `_val`: on training classes held out.
         intervals: Of the scores on unseen classes, 95 % by a bootstrap over these classes; see `evaluation.json`.
         threshold: Every setting behind OPIS, and the calibration range that resulted.
         selection: Which weights were evaluated: those of the last epoch, or of one that was best on held-out classes.
-        counts: Classes, images and pairs that the metrics were taken over.
+        counts: Classes, images and pairs that the metrics were taken over; `shared_classes`: test classes that were
+            trained on, which a closed set has alone.
         wall_s: Seconds from the start of this process' work on the run to its end.
         peak_mem_gib: Largest resident memory of the process so far; a worker that did earlier runs counts them too.
     """
@@ -106,6 +107,13 @@ class Result(Run):
     threads: int
     versions: dict[str, str]
     git: dict[str, Any]
+
+    @property
+    def tested(self) -> str:
+        """What the metrics are of whose names have no suffix, in words."""
+        if self.counts.get("shared_classes"):
+            return "unseen images of classes that were trained on (a closed set)"
+        return "unseen classes"
 
     @field_validator("metrics", "threshold", mode="before")
     @classmethod

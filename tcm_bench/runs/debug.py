@@ -6,6 +6,7 @@ has a status of its own, and no table takes it.
 
 import csv
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,8 @@ def few(splits: Splits, classes: int, images_per_class: int, further_classes: in
         images_per_class: Of each; where items have roles, as many queries and as many of the gallery.
         further_classes: More of them in training, such as are held out.
     """
-    return Splits(
+    return replace(
+        splits,
         train=_few(splits.train, classes + further_classes, images_per_class),
         test=_few(splits.test, classes, images_per_class),
         fingerprint=f"{splits.fingerprint}, {classes} + {further_classes} classes of {images_per_class}",

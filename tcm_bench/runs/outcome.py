@@ -77,6 +77,7 @@ def measured(
         "test_classes": data.splits.test.num_classes,
         "test_images": len(data.splits.test),
         "validation_classes": len(data.validation_classes),
+        "shared_classes": len(data.shared_classes),
         "classes_per_batch": data.classes_per_batch,
         "images_per_class": data.images_per_class,
     }

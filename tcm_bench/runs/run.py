@@ -301,7 +301,7 @@ def summary(result: ledger.Result, run_dir: Path) -> str:
     recall, *consistency = compared(result.metrics)
     lines = [
         f"{result.status}: {' '.join(f'{k}={v}' for k, v in result.choices.items())}",
-        f"  unseen classes: {shown(recall)} (before training {shown('recall_at_1', '_before')}), "
+        f"  {result.tested}: {shown(recall)} (before training {shown('recall_at_1', '_before')}), "
         + ", ".join(map(shown, consistency)),
         "  seen classes:   " + ", ".join(shown(name, "_seen") for name in (recall, *consistency)),
     ]

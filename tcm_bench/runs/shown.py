@@ -14,14 +14,15 @@ from torch import Tensor
 
 from tcm_bench.data.table import ImageTable
 from tcm_bench.evaluation.files import CURVES
-from tcm_bench.report.curves import COLORS, classes_figure, spread
+from tcm_bench.report.curves import classes_figure, spread
+from tcm_bench.report.picture import COLORS
 from tcm_bench.results.ledger import EMBEDDINGS
 from tcm_bench.unit_norm import unit_norm
 
 COLUMNS = ("threshold", "sensitivity", "specificity", "utility")
 NEIGHBORS = 5  # of each query
 SIDE_PX, FRAME_PX = 96, 4
-RIGHT, WRONG = COLORS
+RIGHT, WRONG = COLORS[:2]
 
 
 class Panel(NamedTuple):

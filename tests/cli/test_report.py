@@ -1,4 +1,4 @@
-"""`tcm-bench status`, `report` and `curves`."""
+"""`tcm-bench status`, `report`, `curves`, `circle` and `pareto`."""
 
 import os
 import subprocess
@@ -151,6 +151,50 @@ def test_curves_finds_runs_by_id_prefix_or_folder(tcm_bench, outputs, by):
 )
 def test_curves_that_cannot_be_drawn_are_a_sentence(tcm_bench, outputs, base, out, expected):
     assert expected in sentence(tcm_bench("curves", base, "ab", "--out", str(outputs / out)))
+    assert not (outputs / out).exists()
+
+
+@pytest.fixture
+def on_a_circle(outputs):
+    """The runs of the sweep, with embeddings of two dimensions."""
+    for folder in (outputs / "runs").iterdir():
+        x = torch.randn(32, 2, generator=torch.Generator().manual_seed(0))
+        save_file({"embeddings": x, "labels": LABELS, "indices": torch.arange(32)}, folder / ledger.EMBEDDINGS)
+    return outputs
+
+
+def test_circle_draws_two_runs(tcm_bench, on_a_circle):
+    out = on_a_circle / "pictures" / "circle.png"
+    done = tcm_bench("circle", "aa0000000000", "ab", "--out", str(out))
+    assert done.exit_code == 0, done.output
+    assert out.stat().st_size > 5_000
+    assert str(out) in done.output
+
+
+def test_circle_of_more_dimensions_is_a_sentence(tcm_bench, outputs):
+    out = outputs / "circle.png"
+    line = sentence(tcm_bench("circle", "aa0000000000", "ab", "--out", str(out)))
+    assert "its embeddings have 8 dimensions, and a circle shows 2" in line
+    assert not out.exists()
+
+
+def test_pareto_draws_a_sweep_and_says_what_it_shows(tcm_bench, outputs):
+    out = outputs / "pictures" / "pareto.png"
+    done = tcm_bench("pareto", "mini", "--out", str(out))
+    assert done.exit_code == 0, done.output
+    assert out.stat().st_size > 5_000
+    claim, tcm, written = done.output.splitlines()
+    assert claim.startswith("emoji, resnet50: of 1 baselines the highest R@1 has 50.0 % and 30.0e-3 (smooth_ap)")
+    assert tcm.startswith("TCM paper: of 1 0 have more R@1, 1 less OPIS")
+    assert written == f"written: {out}"
+
+
+@pytest.mark.parametrize(
+    ("sweep", "out", "expected"),
+    [("mni", "x.png", "no sweep 'mni'"), ("mini", "x.gif", "end the name in one of .png")],
+)
+def test_pareto_that_cannot_be_drawn_is_a_sentence(tcm_bench, outputs, sweep, out, expected):
+    assert expected in sentence(tcm_bench("pareto", sweep, "--out", str(outputs / out)))
     assert not (outputs / out).exists()
 
 

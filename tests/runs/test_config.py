@@ -60,7 +60,7 @@ def rows():
 
 @pytest.mark.parametrize("words", list(rows()), ids=" ".join)
 def test_every_option_of_every_group_composes_and_resolves(words):
-    made_by_prepare = ("data=emoji_full", "data=icons_full", "data=mnist")
+    made_by_prepare = ("data=emoji_full", "data=icons_full", "data=mnist", "data=mnist_closed")
     needs = {
         **{name: ["data.sha256=none"] for name in made_by_prepare},
         "tcm=chosen": [

@@ -14,10 +14,14 @@ import reference
 import torch
 from answers import answer
 from composition import composition
+from digits import write_digits
 from safetensors.numpy import load_file
 from vectors import SMALL, command, head, wait_for, write_vectors
 
 from tcm_bench.process import PREEMPTED
+from tcm_bench.report.circle import circle_figure
+from tcm_bench.report.comparison import write_comparison
+from tcm_bench.report.source import Source
 from tcm_bench.results import ledger
 from tcm_bench.runs import run as run_module
 from tcm_bench.runs.build import ConfigurationError
@@ -50,6 +54,7 @@ def test_classes_held_out_are_measured_at_the_end(tmp_path, vectors, usual):
     """By the same scores, whatever the last epoch's validation said, and also by a run that was resumed after it."""
     result, run_dir = run(tmp_path, *head(vectors), "data.loader.validation_classes=4")
     assert result.counts["validation_classes"] == 4
+    assert result.counts["shared_classes"] == 0
     last = (run_dir / "history.csv").read_text().splitlines()
     history = dict(zip(last[0].split(","), last[-1].split(","), strict=True))
     for name in ("recall_at_1", "opis", "opis_10pct", "opis_corrected"):
@@ -135,6 +140,30 @@ def test_the_same_run_twice_gives_the_same_numbers_and_a_finished_one_is_not_rep
     assert forced.metrics == first.metrics
     for name in ("history.csv", "test_embeddings.safetensors", "weights.safetensors"):
         assert (run_dir / name).read_bytes() == (other_dir / name).read_bytes()
+
+
+def test_the_toy_is_a_closed_set_and_says_so(tmp_path):
+    sizes = {"train": {"3": 9, "1": 8}, "test": {"5": 9, "0": 8}}
+    toy = [
+        *["+experiment=mnist_toy", f"data.root={write_digits(tmp_path, sizes, side_px=28)}", "trainer.max_epochs=1"],
+        *["data.splits.images_per_class=4", "data.splits.test_images_per_class=4", "machine.threads=1"],
+        *["data.loader.classes_per_batch=4", "data.loader.images_per_class=4", "machine.accelerator=cpu"],
+    ]
+    rows = []
+    for arm in ("none", "chosen"):
+        cfg, chosen = composition(*toy, f"tcm={arm}", f"paths.output_dir={tmp_path}", "machine.progress=false")
+        rows.append(execute(cfg, chosen))
+        assert rows[-1].status == "finished"
+        counts = rows[-1].counts
+        assert [counts[name] for name in ("train_classes", "test_classes", "shared_classes")] == [4, 4, 4]
+        assert load_file(Path(cfg.run_dir) / ledger.EMBEDDINGS)["embeddings"].shape == (16, 2)
+    assert "unseen images of classes that were trained on (a closed set): R@1" in summary(rows[0], tmp_path)
+    _, table = write_comparison(rows, tmp_path / "report", "toy")
+    assert "\n## Unseen images of classes that were trained on (a closed set)\n" in table.read_text()
+    figure = circle_figure(*(Source("run", tmp_path / "runs" / row.run_id) for row in rows))
+    assert figure.get_suptitle().startswith(
+        "Unseen images of classes that were trained on (a closed set): mnist_closed"
+    )
 
 
 def test_a_bare_environment_runs_to_the_same_numbers_and_logs_into_its_folder(tmp_path, vectors, usual):

@@ -62,7 +62,8 @@ def bundled_splits(
                 f"{counts[half][0]:,} are expected: it was made with other libraries than those of constraints.txt"
             )
     return Splits(
-        **tables,
+        train=tables["train"],
+        test=tables["test"],
         fingerprint=hashlib.sha256(subset.encode()).hexdigest(),
     )
 

@@ -1,0 +1,44 @@
+"""A figure as a file: its format by its suffix, and what was drawn in its metadata."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from tcm_bench.files import replacing
+
+FORMATS = (".png", ".svg", ".pdf")
+COLORS = (  # Okabe and Ito: these stay apart for every kind of color vision; the first two most
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+)
+
+
+def write_picture(path: Path, draw: Callable[[], Figure], told: str | None, *, dpi: int = 200) -> Path:
+    """Draw into a file; its suffix, one of `FORMATS`, says how.
+
+    Args:
+        path: The folder is made if need be.
+        draw: Makes the figure, and is not asked where the suffix is none of them.
+        told: Stands in the metadata: what was drawn.
+        dpi: Pixels to an inch.
+
+    Raises:
+        ValueError: If the suffix is another one, or as `draw` says.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise ValueError(f"cannot draw into '{path.name}'; end the name in one of {', '.join(FORMATS)}")
+    figure = draw()
+    metadata = {
+        ".png": {"Software": None, "Description": told},
+        ".svg": {"Date": None, "Description": told},
+        ".pdf": {"CreationDate": None, "Subject": told},
+    }[suffix]
+    with replacing(path) as file:
+        figure.savefig(file, format=suffix[1:], dpi=dpi, metadata=metadata)
+    return path
