@@ -13,7 +13,7 @@ from rich.text import Text
 from tcm_bench.files import write_atomic
 from tcm_bench.report.fold import SETTINGS, Comparisons, fold, row_names, tcm_kinds
 from tcm_bench.report.latex import latex
-from tcm_bench.report.scores import Score, score
+from tcm_bench.report.scores import Score, arrow, score
 from tcm_bench.results.ledger import Result, Run
 
 DASH = "–"
@@ -197,7 +197,7 @@ def _mean_cell(rows: pd.DataFrame, metric: Score, suffix: str) -> Cell:
         return Cell(DASH)
     change = _changes(rows, metric, suffix).mean()
     shown = "" if math.isnan(change) else _arrow(change, f"{change:+.1f}{'%' * metric.relative}")
-    return Cell(f"{_number(base, metric)} → {_number(tcm, metric)}", shown, _is_better(change, metric))
+    return Cell(f"{_number(base, metric)} → {_number(tcm, metric)}", shown, metric.is_better(change))
 
 
 def _changes(rows: pd.DataFrame, metric: Score, suffix: str = "") -> pd.Series:
@@ -217,7 +217,7 @@ def cell(row: Mapping[str, Any], metric: Score, suffix: str = "") -> Cell:
         return Cell(values)
     low, high = row.get(f"{column}_change_low", math.nan), row.get(f"{column}_change_high", math.nan)
     sure = "*" if low > 0 or high < 0 else ""
-    return Cell(values, f"{_change(base, tcm, metric)}{sure}", _is_better(tcm - base, metric))
+    return Cell(values, f"{_change(base, tcm, metric)}{sure}", metric.is_better(tcm - base))
 
 
 def _change(base: float, tcm: float, metric: Score) -> str:
@@ -227,11 +227,7 @@ def _change(base: float, tcm: float, metric: Score) -> str:
 
 
 def _arrow(change: float, text: str) -> str:
-    return f"{'↑' if change > 0 else '↓' if change < 0 else '='} {text}".rstrip()
-
-
-def _is_better(change: float, metric: Score) -> bool | None:
-    return (change > 0) is metric.higher_is_better if change else None
+    return f"{arrow(change)} {text}".rstrip()
 
 
 def _number(value: float, metric: Score) -> str:

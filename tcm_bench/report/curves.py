@@ -15,7 +15,7 @@ from tcm_bench.data.datasets.vectors import vector_set
 from tcm_bench.evaluation.settings import Settings
 from tcm_bench.evaluation.threshold import operating_curves, utility
 from tcm_bench.report.measured import record, shared_settings
-from tcm_bench.report.picture import COLORS, write_picture
+from tcm_bench.report.picture import COLORS, plain_axes, write_picture
 from tcm_bench.report.scores import compared, score
 from tcm_bench.report.source import Source
 from tcm_bench.results.labels import Label, is_base, labels
@@ -134,7 +134,7 @@ def spread(count: int, most: int) -> np.ndarray:
 
 
 def write_utility_figure(base: Source, tcm: Source, path: Path) -> Path:
-    """Draw `utility_figure` into a file; its suffix, one of `FORMATS`, says how.
+    """Draw `utility_figure` into a file; its suffix says how.
 
     The file says in its metadata which runs of which comparison were drawn, and their OPIS.
 
@@ -255,8 +255,7 @@ def _draw(panel: Axes, side: Panel, thresholds: np.ndarray, color: str, most: in
     panel.plot(x, values.mean(axis=0), color="black", linewidth=2.2, label=f"mean of {len(values)} classes")
     for i, end in enumerate(side.ends):
         panel.axvline(end, color="0.25", linestyle="--", linewidth=1, label="_" if i else "calibration range")
-    panel.grid(color="0.9", linewidth=0.6)
-    panel.spines[["top", "right"]].set_visible(False)
+    plain_axes(panel)
 
 
 def _title(side: Panel, task: str) -> str:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from tcm_bench.evaluation.deployment import Deployment
-from tcm_bench.report.picture import COLORS, write_picture
+from tcm_bench.report.picture import COLORS, plain_axes, write_picture
 
 QUANTILES = (0.05, 0.5, 0.95)  # of the classes
 
@@ -37,8 +37,7 @@ def deployment_figure(sides: Mapping[str, Deployment]) -> Figure:
         if wanted:
             panel.axvline(100 * wanted[0], color="0.25", linestyle="--", linewidth=1, label="wanted")
         panel.set(xlabel=f"{title} of a class, %", ylim=(0, 1))
-        panel.grid(color="0.9", linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
+        plain_axes(panel)
     panels[0].set_ylabel("share of the classes")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure

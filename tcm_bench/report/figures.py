@@ -15,14 +15,15 @@ from matplotlib.figure import Figure
 
 from tcm_bench.evaluation.class_curves import ClassCurves
 from tcm_bench.evaluation.threshold import num_worst
-from tcm_bench.report.picture import COLORS
+from tcm_bench.report.curves import spread
+from tcm_bench.report.fold import Pair
+from tcm_bench.report.picture import COLORS, GRID, plain_axes, write_picture
 from tcm_bench.report.scores import RANGE_END, score
-from tcm_bench.results.ledger import Result
 
 FARS = (1e-4, 1e-1)  # of the utility curves
 MOST_CURVES, MOST_WORST = 60, 20
 ARMS = ("without TCM", "with TCM")
-GRID, SHADE = "0.9", "0.95"
+SHADE = "0.95"
 # What the page sets to its own colors, and what stands for them in the SVG.
 PAGE_COLORS = {
     "#000000": "currentColor",
@@ -59,12 +60,11 @@ def svg(figure: Figure, name: str) -> str:
 
 def write_figure(figure: Figure, stem: Path) -> list[Path]:
     """A figure as `stem`.svg and `stem`.png."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".png")]
     with mpl.rc_context({"svg.hashsalt": stem.name}):
-        for path in paths:
-            figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
-    return paths
+        return [
+            write_picture(stem.with_name(f"{stem.name}{suffix}"), lambda: figure, None, dpi=150)
+            for suffix in (".svg", ".png")
+        ]
 
 
 def curves_figure(
@@ -94,8 +94,7 @@ def curves_figure(
 
 def _draw_classes(panel: Axes, side: ClassCurves, eps: float) -> None:
     rates, utilities = side.rates.numpy(), side.utilities.numpy()
-    last = rates >= FARS[1] / 10  # the headline's range
-    order = np.argsort(utilities[:, last].mean(axis=1), kind="stable")
+    order = np.argsort(mean_utilities(side), kind="stable")
     worst = num_worst(len(order), eps)
     for members, most, color, label in (
         (order[worst:], MOST_CURVES, COLORS[0], "a class"),
@@ -103,15 +102,18 @@ def _draw_classes(panel: Axes, side: ClassCurves, eps: float) -> None:
     ):
         if not len(members):
             continue
-        chosen = members[np.linspace(0, len(members) - 1, min(most, len(members))).round().astype(int)]
-        for number in chosen:
+        for number in members[spread(len(members), most)]:
             (line,) = panel.plot(rates, utilities[number], color=color, alpha=0.4, linewidth=0.8)
             line.set_gid(f"{CLASS}{side.labels[number]}")
         line.set_label(label)
     panel.plot(rates, utilities.mean(axis=0), color="black", linewidth=2, label=f"mean of {len(utilities)} classes")
     panel.set(xscale="log", ylim=(0, 1), xlim=(rates[0], rates[-1]))
-    panel.grid(color=GRID, linewidth=0.6)
-    panel.spines[["top", "right"]].set_visible(False)
+    plain_axes(panel)
+
+
+def mean_utilities(side: ClassCurves) -> np.ndarray:
+    """Of each class over the headline's range, in [0, 1]."""
+    return side.utilities[:, side.rates >= FARS[1] / 10].mean(dim=1).numpy()
 
 
 def _draw_ranges(panel: Axes, side: ClassCurves, scores: Mapping[str, float | None]) -> None:
@@ -132,21 +134,22 @@ def decades(names: Sequence[str] | Mapping[str, Any]) -> dict[str, tuple[float, 
     return {**ranges, "opis": (FARS[1] / 10, FARS[1])}
 
 
-def decades_figure(paired: Mapping[str, Sequence[tuple[Result, Result]]]) -> Figure:
+def decades_figure(names: Sequence[str], pairs: Sequence[Sequence[Pair]]) -> Figure:
     """OPIS of every comparison in each range of rates, without TCM and with it, as measured and less noise.
 
     Args:
-        paired: By the name of a comparison its runs without TCM and with it, a pair for each seed: drawn are the means.
+        names: Of the comparisons.
+        pairs: Of each its runs without TCM and with it, a pair for each seed: drawn are the means.
     """
-    measured = dict.fromkeys(name for runs in paired.values() for pair in runs for run in pair for name in run.metrics)
+    measured = dict.fromkeys(name for runs in pairs for pair in runs for run in pair for name in run.metrics)
     ranges = decades(measured)
-    figure = Figure(figsize=(9, 1.6 + 0.26 * max(len(paired), 1)), layout="constrained")
+    figure = Figure(figsize=(9, 1.6 + 0.26 * max(len(names), 1)), layout="constrained")
     panels = figure.subplots(1, len(ranges), sharey=True, squeeze=False)[0]
-    places = np.arange(len(paired))[::-1]
+    places = np.arange(len(names))[::-1]
     for panel, (name, (low, high)) in zip(panels, ranges.items(), strict=True):
         corrected = "opis_corrected" if name == "opis" else name.replace("opis_", "opis_corrected_")
         for kind, offset, style in ((name, 0.13, {}), (corrected, -0.13, {"fillstyle": "none"})):
-            values = np.array([_means(runs, kind) for runs in paired.values()]).reshape(-1, 2).T * score(kind).scale
+            values = np.array([_means(runs, kind) for runs in pairs]).reshape(-1, 2).T * score(kind).scale
             panel.hlines(places + offset, *values, color=GRID, linewidth=2, zorder=1)
             for value, color, arm in zip(values, COLORS, ARMS, strict=False):
                 label = f"{arm}, less noise" if style else arm
@@ -154,14 +157,13 @@ def decades_figure(paired: Mapping[str, Sequence[tuple[Result, Result]]]) -> Fig
         panel.set_title(f"FAR {low:g} to {high:g}", fontsize=9)
         panel.set_xlabel("OPIS x 1e-3")
         panel.set_xlim(left=0)
-        panel.grid(axis="x", color=GRID, linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(places, list(paired), fontsize=8)
+        plain_axes(panel, grid="x")
+    panels[0].set_yticks(places, names, fontsize=8)
     figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
-def _means(runs: Sequence[tuple[Result, Result]], name: str) -> list[float]:
+def _means(runs: Sequence[Pair], name: str) -> list[float]:
     """Of both arms over the seeds; NaN where a run has no value."""
     found = [[math.nan if (value := run.metrics.get(name)) is None else value for run in pair] for pair in runs]
     return np.mean(found, axis=0).tolist() if found else [math.nan, math.nan]
@@ -195,8 +197,7 @@ def training_figure(histories: Mapping[str, pd.DataFrame]) -> Figure | None:
                 panel.plot(kept["epoch"], kept[column], "o-", color=color, markersize=3, linewidth=1.2, label=name)
         panel.set_title(TRAINING[column], fontsize=9)
         panel.set_xlabel("epoch")
-        panel.grid(color=GRID, linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
+        plain_axes(panel)
     handles = panel.get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False)
     return figure

@@ -22,6 +22,11 @@ BASE_ARM = "none"
 SETTINGS = tuple(Settings().of_headline())
 
 
+Key = tuple[Label, str]  # of any run of the comparison, less TCM and seed; and its id
+Arm = dict[str, Result]  # seed -> run
+Pair = tuple[Result, Result]  # base and TCM
+
+
 @dataclass(frozen=True)
 class Comparisons:
     """What a set of runs has to say about TCM.
@@ -30,6 +35,7 @@ class Comparisons:
         rows: One row per comparison and TCM variant, with the `columns` of `scores`; fractions. NaN where an arm is
             missing or a score is undefined in one of the seeds. `*_change_low` and `*_change_high` bound the paired
             difference, TCM minus base, at 95 %; they need two seeds.
+        pairs: The runs behind each of the rows: base and TCM of each seed that both have, by increasing seed.
         scores: Names of what is compared, see `tcm_bench.report.scores.compared`.
         details: Names of what a change is made of, see `tcm_bench.report.scores.details`; not on seen classes.
         tested: What the scores are of, see `tcm_bench.results.ledger.Result.tested`.
@@ -41,6 +47,7 @@ class Comparisons:
     """
 
     rows: pd.DataFrame
+    pairs: tuple[Sequence[Pair], ...]
     scores: tuple[str, ...]
     details: tuple[str, ...]
     tested: str
@@ -48,10 +55,6 @@ class Comparisons:
     by_hand: Mapping[str, str]
     commits: tuple[str, ...]
     notes: tuple[str, ...]
-
-
-Key = tuple[Label, str]  # of any run of the comparison, less TCM and seed; and its id
-Arm = dict[str, Result]  # seed -> run
 
 
 def columns(scores: Sequence[str], details: Sequence[str] = ()) -> list[str]:
@@ -85,14 +88,12 @@ def fold(results: Iterable[Result], planned: Sequence[Run] = ()) -> Comparisons:
     scores, more = compared(measured), details(measured)
     runs: list[Run] = list({run.run_id: run for run in (*planned, *results)}.values())
     arms, notes = _arms(runs)
-    rows = [
-        row
-        for key in arms
-        for row in _rows(key, arms[key], (*scores, *(f"{name}_seen" for name in scores), *more), notes)
-    ]
+    every = (*scores, *(f"{name}_seen" for name in scores), *more)
+    folded = [one for key in arms for one in _rows(key, arms[key], every, notes)]
     settings = [{name: run.threshold[name] for name in SETTINGS if name in run.threshold} for run in finished]
     return Comparisons(
-        rows=pd.DataFrame(rows, columns=columns(scores, more)),
+        rows=pd.DataFrame([row for row, _ in folded], columns=columns(scores, more)),
+        pairs=tuple(pairs for _, pairs in folded),
         scores=scores,
         details=more,
         tested=" and ".join(dict.fromkeys(run.tested for run in finished)) or "unseen classes",
@@ -101,21 +102,6 @@ def fold(results: Iterable[Result], planned: Sequence[Run] = ()) -> Comparisons:
         commits=tuple(dict.fromkeys(_commit(run) for run in finished)),
         notes=tuple(notes),
     )
-
-
-def pairs(results: Iterable[Result], planned: Sequence[Run] = ()) -> dict[tuple[str, str], list[tuple[Result, Result]]]:
-    """The runs behind each row of `fold`: base and TCM of each seed that both have, by increasing seed.
-
-    Returns:
-        By `comparison_id` and `tcm` of the row, in the rows' order.
-    """
-    runs: list[Run] = list({run.run_id: run for run in (*planned, *results)}.values())
-    arms, _ = _arms(runs)
-    return {
-        (key[1], variant): [(base[seed], tcm[seed]) for seed in seeds]
-        for key in arms
-        for variant, base, tcm, seeds in _variants(arms[key])
-    }
 
 
 def row_names(rows: pd.DataFrame) -> list[list[str]]:
@@ -135,14 +121,6 @@ def tcm_kinds(rows: pd.DataFrame) -> pd.Series:
     kinds = rows["tcm"].str.partition(" ")[0] if len(rows) else rows["tcm"]
     ambiguous = rows.assign(tcm=kinds).duplicated(["data", "backbone", "loss", "setting", "tcm"]).any()
     return rows["tcm"] if ambiguous else kinds
-
-
-def _variants(arms: dict[str, Arm]) -> Iterator[tuple[str, Arm, Arm, list[str]]]:
-    """Name, base, TCM and common seeds of each row of a comparison."""
-    base = arms.get(BASE_ARM, {})
-    for variant in [name for name in arms if name != BASE_ARM] or [""]:
-        tcm = arms.get(variant, {})
-        yield variant, base, tcm, sorted(base.keys() & tcm.keys(), key=int)
 
 
 def _arms(runs: Sequence[Run]) -> tuple[dict[Key, dict[str, Arm]], list[str]]:
@@ -169,20 +147,25 @@ def _arms(runs: Sequence[Run]) -> tuple[dict[Key, dict[str, Arm]], list[str]]:
     return arms, notes
 
 
-def _rows(key: Key, arms: dict[str, Arm], scores: Sequence[str], notes: list[str]) -> Iterable[dict[str, Any]]:
+def _rows(
+    key: Key, arms: dict[str, Arm], scores: Sequence[str], notes: list[str]
+) -> Iterator[tuple[dict[str, Any], list[Pair]]]:
     task = key[0].task
-    for variant, base, tcm, seeds in _variants(arms):
-        paired = [(base[seed], tcm[seed]) for seed in seeds]
+    base = arms.get(BASE_ARM, {})
+    for variant in [name for name in arms if name != BASE_ARM] or [""]:
+        tcm = arms.get(variant, {})
+        seeds = sorted(base.keys() & tcm.keys(), key=int)
+        pairs = [(base[seed], tcm[seed]) for seed in seeds]
         for arm, name in ((base, BASE_ARM), (tcm, variant)):
             if alone := sorted(arm.keys() - set(seeds), key=int):
                 which = ", ".join(alone)
                 notes.append(f"{task}: seed {which} has a finished run with tcm={name} only, left out")
-        if any(one.data_hash != other.data_hash for one, other in paired):
+        if any(one.data_hash != other.data_hash for one, other in pairs):
             notes.append(f"{task}: the two arms saw different data, do not compare them")
-        yield _row(key, variant, paired, scores)
+        yield _row(key, variant, pairs, scores), pairs
 
 
-def _row(key: Key, variant: str, pairs: Sequence[tuple[Result, Result]], scores: Sequence[str]) -> dict[str, Any]:
+def _row(key: Key, variant: str, pairs: Sequence[Pair], scores: Sequence[str]) -> dict[str, Any]:
     label, comparison_id = key
     row: dict[str, Any] = {**label._asdict(), "seeds": len(pairs), "tcm": variant, "comparison_id": comparison_id}
     row["recall_at_1_before"] = _mean([_value(run, "recall_at_1_before") for pair in pairs for run in pair])

@@ -3,8 +3,9 @@
 import math
 
 from tcm_bench.report.fold import Comparisons, row_names
-from tcm_bench.report.scores import Score, score
+from tcm_bench.report.scores import Score, arrow, score
 
+ARROWS = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "=": "$=$"}
 ESCAPED = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
 
 
@@ -42,9 +43,8 @@ def _cell(row: dict[str, float], metric: Score) -> str:
     if math.isnan(base):
         return value
     change = metric.scale * (tcm - base)
-    arrow = r"$\uparrow$" if change > 0 else r"$\downarrow$" if change < 0 else "$=$"
-    color = "black" if not change else "teal" if (change > 0) is metric.higher_is_better else "red"
-    return rf"{value} \textcolor{{{color}}}{{\scriptsize {arrow}{abs(change):.1f}}}"
+    color = {True: "teal", False: "red", None: "black"}[metric.is_better(change)]
+    return rf"{value} \textcolor{{{color}}}{{\scriptsize {ARROWS[arrow(change)]}{abs(change):.1f}}}"
 
 
 def _escaped(text: str) -> str:

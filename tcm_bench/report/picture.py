@@ -1,8 +1,10 @@
-"""A figure as a file: its format by its suffix, and what was drawn in its metadata."""
+"""What all figures share: colors, axes, and how one becomes a file that says what was drawn."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tcm_bench.files import replacing
@@ -16,6 +18,15 @@ COLORS = (  # Okabe and Ito: these stay apart for every kind of color vision; th
     "#E69F00",
     "#56B4E9",
 )
+
+
+GRID = "0.9"
+
+
+def plain_axes(panel: Axes, grid: Literal["both", "x"] = "both") -> None:
+    """A light grid, and of the frame only what has a scale."""
+    panel.grid(axis=grid, color=GRID, linewidth=0.6)
+    panel.spines[["top", "right"]].set_visible(False)
 
 
 def write_picture(path: Path, draw: Callable[[], Figure], told: str | None, *, dpi: int = 200) -> Path:

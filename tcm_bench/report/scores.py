@@ -26,6 +26,15 @@ class Score(NamedTuple):
     relative: bool
     higher_is_better: bool
 
+    def is_better(self, change: float) -> bool | None:
+        """Whether a change is for the better; None if there is none.
+
+        Example:
+            >>> score("recall_at_1").is_better(-0.1), score("opis").is_better(-0.1), score("opis").is_better(0.0)
+            (False, True, None)
+        """
+        return (change > 0) is self.higher_is_better if change else None
+
     def shown(self, value: float | None, digits: int) -> str:
         """A value of it with its title and unit.
 
@@ -36,6 +45,11 @@ class Score(NamedTuple):
         if value is None:
             return f"{self.title} undefined"
         return f"{self.title} {value * self.scale:.{digits}f}{' %' if self.unit == '%' else self.unit}"
+
+
+def arrow(change: float) -> str:
+    """Up, down, or neither."""
+    return "↑" if change > 0 else "↓" if change < 0 else "="
 
 
 def score(name: str) -> Score:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tcm_bench.report.curves import spread
 from tcm_bench.unit_norm import unit_norm
 
 NEIGHBORS = 5
@@ -49,7 +50,7 @@ def telling_queries(
         gallery: Which rows are searched; by default all.
     """
     asked = torch.arange(len(labels)) if query is None else query.nonzero()[:, 0]
-    asked = asked[torch.linspace(0, len(asked) - 1, min(len(asked), MOST_QUERIES)).round().long()]
+    asked = asked[spread(len(asked), MOST_QUERIES)]
     nearest, cosines = neighbors(embeddings, asked, 1, gallery=gallery)
     right = labels[nearest[:, 0]] == labels[asked]
     cosine = cosines[:, 0]
@@ -79,7 +80,7 @@ def sheet(
 ) -> list[Shown]:
     """The nearest items of some queries."""
     rows = torch.tensor([row for _, row in queries], dtype=torch.int64)
-    nearest, cosines = neighbors(embeddings, rows, min(NEIGHBORS, len(labels) - 1), gallery=gallery)
+    nearest, cosines = neighbors(embeddings, rows, NEIGHBORS, gallery=gallery)
     return [
         Shown(kind, row, near.tolist(), cosine.tolist(), (labels[near] == labels[row]).tolist())
         for (kind, row), near, cosine in zip(queries, nearest, cosines, strict=True)
@@ -93,15 +94,23 @@ def neighbors(
     *,
     gallery: Bool[Tensor, " items"] | None = None,
 ) -> tuple[Int[Tensor, "queries k"], Float[Tensor, "queries k"]]:
-    """The `k` nearest rows of some rows, themselves left out, and their cosines: to look at, not to measure by."""
-    unit = unit_norm(embeddings.float())
-    found = []
+    """The nearest of some rows, themselves left out, and their cosines: to look at, not to measure by.
+
+    Without faiss, which is an extra: the queries are few.
+
+    Args:
+        embeddings: Rows of any norm but 0.
+        rows: The queries.
+        k: So many, or all that there are for each of the queries.
+        gallery: Which rows are searched; by default all.
+    """
+    unit = unit_norm(embeddings).float()
+    searched = torch.arange(len(unit)) if gallery is None else gallery.nonzero()[:, 0]
+    k = min(k, len(searched) - int(torch.isin(rows, searched).any()))
+    indices, values = [rows.new_empty(0, k)], [unit.new_empty(0, k)]
     for block in rows.split(256):
-        cosines = unit[block] @ unit.T
-        cosines[torch.arange(len(block)), block] = -torch.inf
-        if gallery is not None:
-            cosines[:, ~gallery] = -torch.inf
-        found.append(cosines.topk(k, dim=1))
-    if not found:
-        return rows.new_empty(0, k), unit.new_empty(0, k)
-    return torch.cat([part.indices for part in found]), torch.cat([part.values for part in found])
+        cosines = unit[block] @ unit[searched].T
+        highest = cosines.masked_fill(block[:, None] == searched, -torch.inf).topk(k, dim=1)
+        indices.append(searched[highest.indices])
+        values.append(highest.values)
+    return torch.cat(indices), torch.cat(values)

@@ -9,6 +9,7 @@ and those that have finished are not trained again. So a trial is scored only wh
 import math
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -178,9 +179,9 @@ def search(
             else:
                 trial.set_constraint(RECALL, arm.base_recall - tolerance - arm.recall)
                 study.tell(trial, arm.opis)
-        if first == 0 and jobs.runs and not any(arms):  # what they fail of, the others would, too
+        if first == 0 and jobs.announced and not any(arms):  # what they fail of, the others would, too
             return
-    if jobs.refused and not jobs.runs:
+    if jobs.refused and not jobs.announced:
         raise jobs.refused
 
 
@@ -196,7 +197,7 @@ class _Jobs:
     """The jobs of a search, each launched once.
 
     Attributes:
-        runs: Those that were announced, by their names.
+        announced: Runs that were, by their names.
         words: Of those that were composed.
         refused: Why the last setting was that could not be composed.
     """
@@ -204,7 +205,7 @@ class _Jobs:
     def __init__(self, config: DictConfig, launcher: Launcher, where: Space, n_trials: int) -> None:
         self.config, self.launcher, self.where = config, launcher, where
         self.total = (n_trials + 1) * len(where.seeds)
-        self.runs: dict[str, ledger.Run] = {}
+        self.announced: set[str] = set()
         self.words: dict[str, list[str]] = {}
         self.refused: ConfigurationError | None = None
         words = [*where.fixed, *(word for seed in where.seeds for word in seed), *map(str, where.dimensions.items())]
@@ -223,22 +224,26 @@ class _Jobs:
         Raises:
             ConfigurationError: If the baseline cannot be.
         """
-        fixed = self.where.fixed
-        base = self._composed([*(word for word in fixed if not _is_tcm(word)), "tcm=none"])
+        base = self._base
         tried: list[Mapping[str, DictConfig] | None] = []
         for setting in settings:
             try:
-                tried.append(self._composed([*fixed, *setting]))
+                tried.append(self._composed([*self.where.fixed, *setting]))
             except ConfigurationError as error:  # margins out of order, say
                 self.refused = error
                 say(f"left out: {' '.join(setting)}: {error}")
                 tried.append(None)
         if any(tried):
             new = {name: job for one in (base, *filter(None, tried)) for name, job in one.items()}
-            self._launch({name: job for name, job in new.items() if name not in self.runs})
+            self._launch({name: job for name, job in new.items() if name not in self.announced})
             if any(ledger.state(self.folder / name) in ("interrupted", "stale", "absent") for name in new):
                 return None
         return [None if one is None else self._scores(base, one) for one in tried]
+
+    @cached_property
+    def _base(self) -> dict[str, DictConfig]:
+        """The baseline's jobs."""
+        return self._composed([*(word for word in self.where.fixed if not _is_tcm(word)), "tcm=none"])
 
     def _composed(self, words: Sequence[str]) -> dict[str, DictConfig]:
         """The jobs of these words, one a seed, by their runs' names."""
@@ -261,7 +266,7 @@ class _Jobs:
         refuse_nonsense(jobs)
         runs = runs_of(jobs)
         announce(self.config, self.name, jobs, runs, total=self.total)
-        self.runs |= {run.run_id: run for run in runs}
+        self.announced.update(new)
         waiting = [
             (job, run)
             for job, run in zip(jobs, runs, strict=True)

@@ -10,17 +10,15 @@ import torch
 from PIL import Image, ImageOps
 from pyarrow import compute, parquet
 from safetensors.torch import load_file
-from torch import Tensor
 
 from tcm_bench.data.table import ImageTable
 from tcm_bench.evaluation.files import CURVES
 from tcm_bench.report.curves import classes_figure, spread
 from tcm_bench.report.picture import COLORS
+from tcm_bench.report.sheets import NEIGHBORS, neighbors
 from tcm_bench.results.ledger import EMBEDDINGS
-from tcm_bench.unit_norm import unit_norm
 
 COLUMNS = ("threshold", "sensitivity", "specificity", "utility")
-NEIGHBORS = 5  # of each query
 SIDE_PX, FRAME_PX = 96, 4
 RIGHT, WRONG = COLORS[:2]
 
@@ -58,23 +56,14 @@ def panels(run_dir: Path, images: ImageTable, most: int) -> list[Panel]:
     The queries are the same for every run on the same data. Cosines are rounded to float32, which is enough to look at.
     """
     stored = load_file(run_dir / EMBEDDINGS)
-    vectors, rows = unit_norm(stored["embeddings"]).float(), stored["indices"].tolist()
-    queries, gallery = (_role(stored, name) for name in ("query", "gallery"))
+    rows = stored["indices"].tolist()
+    queries = stored.get("query", torch.ones(len(rows), dtype=torch.bool)).nonzero()[:, 0]
     queries = queries[spread(len(queries), most)]
-    cosines = vectors[queries] @ vectors[gallery].T
-    own = queries[:, None] == gallery
-    cosines[own] = -torch.inf  # none is its own neighbor
-    nearest = gallery[cosines.topk(min(NEIGHBORS, len(gallery) - int(own.any()))).indices]
+    nearest, _ = neighbors(stored["embeddings"], queries, NEIGHBORS, gallery=stored.get("gallery"))
     return [
         _panel(images, rows[query], [rows[one] for one in found])
         for query, found in zip(queries.tolist(), nearest.tolist(), strict=True)
     ]
-
-
-def _role(stored: dict[str, Tensor], name: str) -> Tensor:
-    """Places of the queries, or of the gallery; all, if no item has a role."""
-    mask = stored.get(name)
-    return torch.arange(len(stored["labels"])) if mask is None else mask.nonzero().flatten()
 
 
 def _panel(images: ImageTable, query: int, nearest: Sequence[int]) -> Panel:

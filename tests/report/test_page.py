@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from command_line import tcm_bench
 from reported import write_page, write_sweeps
 
+from tcm_bench.report.sheets import neighbors
 from tcm_bench.results import ledger
 
 
@@ -128,3 +130,30 @@ def test_a_page_is_not_written_where_none_is_wanted(swept):
     assert tcm_bench("report", "vectors", "--output-dir", swept, "--no-page").exit_code == 0
     assert not (swept / "report" / "vectors.html").exists()
     assert (swept / "report" / "vectors.tex").exists()
+
+
+def test_a_gallery_smaller_than_the_sheet_shows_no_strangers():
+    rows = torch.nn.functional.normalize(torch.arange(1.0, 13).view(6, 2))
+    gallery = torch.tensor([False, True, False, True, False, True])
+    nearest, cosines = neighbors(rows, torch.tensor([0, 1]), 5, gallery=gallery)
+    assert nearest.shape == (2, 2)  # one of the queries is in it
+    assert set(nearest.flatten().tolist()) <= {1, 3, 5}
+    assert 1 not in nearest[1]
+    assert cosines.isfinite().all()
+
+
+def test_a_page_is_made_where_two_comparisons_have_one_id_under_two_names(swept, tmp_path):
+    """As when a yaml was copied under another name, and both sweeps are reported as one."""
+    output = shutil.copytree(swept, tmp_path / "copy")
+    listed = ledger.read_sweep(output / "sweeps" / "vectors.json").runs
+    for run in listed:
+        row = ledger.read_result(output / "runs" / run.run_id)
+        row.run_id, row.choices = f"{run.run_id[:-1]}x", {**row.choices, "data": "copied"}
+        shutil.copytree(output / "runs" / run.run_id, output / "runs" / row.run_id)
+        ledger.write_result(output / "runs" / row.run_id, row)
+        listed = [*listed, ledger.Run(**{name: getattr(row, name) for name in ledger.Run.model_fields})]
+    ledger.write_sweep(output, "vectors", listed)
+    assert tcm_bench("report", "vectors", "--output-dir", output).exit_code == 0
+    text = (output / "report" / "vectors.html").read_text(encoding="utf-8")
+    assert '<a href="#c1">features</a>' in text
+    assert '<a href="#c2">copied</a>' in text

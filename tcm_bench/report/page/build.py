@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
+from safetensors import safe_open
 
 from tcm_bench.data.datasets.vectors import VectorSet, vector_set
 from tcm_bench.data.table import ImageTable
@@ -28,12 +29,13 @@ from tcm_bench.report.figures import (
     FARS,
     curves_figure,
     decades_figure,
+    mean_utilities,
     svg,
     training_figure,
     write_figure,
 )
-from tcm_bench.report.fold import Comparisons, fold, pairs, row_names
-from tcm_bench.report.scores import Score, score
+from tcm_bench.report.fold import Comparisons, Pair, fold, row_names
+from tcm_bench.report.scores import Score, arrow, score
 from tcm_bench.report.sheets import sheet, telling_queries
 from tcm_bench.results.ledger import EMBEDDINGS, HISTORY, Result, Run
 
@@ -116,20 +118,23 @@ def write_page(
 
     names = _titles(found)
     judged = claims(found, rows)
-    paired = dict(zip(names, pairs(rows, planned).values(), strict=True))
     overview = [
         (
-            shown(decades_figure(paired), "decades", "OPIS of each comparison in each range of false accept rates"),
+            shown(
+                decades_figure(names, found.pairs),
+                "decades",
+                "OPIS of each comparison in each range of false accept rates",
+            ),
             "OPIS by decade of the false accept rate",
             "Each line joins a network without TCM and with it; filled: as measured, hollow: less the noise of few "
             "images a class. Further left is more consistent.",
         )
     ] * bool(len(found.rows))
     sections = []
-    for number, (title, of_row) in enumerate(paired.items()):
+    for number, (title, of_row) in enumerate(zip(names, found.pairs, strict=True)):
         on_progress(number, len(names))
         if of_row:
-            section = _section(f"c{number + 1}", title, of_row[0], output_dir, len(paired), pictures, shown)
+            section = _section(_anchor(number), title, of_row[0], output_dir, len(names), pictures, shown)
             sections.append(section)
     on_progress(len(names), len(names))
     environment = Environment(
@@ -149,7 +154,7 @@ def write_page(
             "all": len({*(r.run_id for r in (*planned, *rows))}),
         },
         scores=[score(metric) for metric in found.scores],
-        table=_table(found, names, sections),
+        table=_table(found),
         overview=overview,
         sections=sections,
         notes=found.notes,
@@ -177,17 +182,23 @@ def _titles(found: Comparisons) -> list[str]:
     ]
 
 
-def _table(found: Comparisons, titles: Sequence[str], sections: Sequence[Section]) -> list[dict[str, Any]]:
-    anchors = {section.title: section.anchor for section in sections}
+def _table(found: Comparisons) -> list[dict[str, Any]]:
     return [
         {
             "names": names[:3],
             "seeds": names[3],
-            "anchor": anchors.get(title),
+            "anchor": _anchor(number) if runs else None,
             "cells": [_cell(row, score(metric)) for metric in found.scores],
         }
-        for row, names, title in zip(found.rows.to_dict("records"), row_names(found.rows), titles, strict=True)
+        for number, (row, names, runs) in enumerate(
+            zip(found.rows.to_dict("records"), row_names(found.rows), found.pairs, strict=True)
+        )
     ]
+
+
+def _anchor(number: int) -> str:
+    """Of the section of a row, and of its figures."""
+    return f"c{number + 1}"
 
 
 def _cell(row: Mapping[str, Any], metric: Score) -> Cell:
@@ -206,9 +217,7 @@ def _cell(row: Mapping[str, Any], metric: Score) -> Cell:
         detail += f"; 95 % interval of the change {low:+.2f} to {high:+.2f}" + (
             "" if p is None else f", paired p = {p:.2g}"
         )
-    arrow = "↑" if change > 0 else "↓" if change < 0 else "="
-    better = (change > 0) is metric.higher_is_better if change else None
-    return Cell(f"{value:.1f}", f"{arrow} {abs(change):.1f}", better, detail, value)
+    return Cell(f"{value:.1f}", f"{arrow(change)} {abs(change):.1f}", metric.is_better(change), detail, value)
 
 
 def _p_value(change: float, low: float, high: float, seeds: int) -> float | None:
@@ -225,7 +234,7 @@ def _p_value(change: float, low: float, high: float, seeds: int) -> float | None
 def _section(
     anchor: str,
     title: str,
-    pair: tuple[Result, Result],
+    pair: Pair,
     output_dir: Path,
     sections: int,
     pictures: Callable[[Path], ImageTable | None],
@@ -316,9 +325,9 @@ def _stored(run: Result, folder: Path) -> _Arm:
             deployments[wanted] = deploy(rows, labels, rate="far", wanted=wanted, query=query, gallery=gallery)
         except ValueError:  # too few pairs to see such a rate
             continue
-    from safetensors.numpy import load_file
-
-    return _Arm(run, given, load_file(file)["indices"], curves, deployments)
+    with safe_open(file, "numpy") as stored:  # of which the vectors have been read
+        indices = stored.get_tensor("indices")
+    return _Arm(run, given, indices, curves, deployments)
 
 
 def _add_images(section: Section, sides: Mapping[str, _Arm], table: ImageTable) -> None:
@@ -357,7 +366,7 @@ def _add_images(section: Section, sides: Mapping[str, _Arm], table: ImageTable) 
                 "arms": {title: of_queries[row] for title, of_queries in of_arms.items()},
             }
         )
-    means = {title: _mean_utilities(arm.curves) for title, arm in sides.items()}
+    means = {title: mean_utilities(arm.curves) for title, arm in sides.items()}
     for place in np.argsort(means[ARMS[0]], kind="stable")[:WORST_CLASSES]:
         label = int(base.curves.labels[place])
         rows = (base.vectors.labels == label).nonzero()[:IMAGES_OF_CLASS, 0].tolist()
@@ -368,12 +377,6 @@ def _add_images(section: Section, sides: Mapping[str, _Arm], table: ImageTable) 
                 "images": [_picture(table, base, row) for row in rows],
             }
         )
-
-
-def _mean_utilities(curves: ClassCurves) -> np.ndarray:
-    """Of each class over the headline's range."""
-    last = curves.rates >= FARS[1] / 10
-    return curves.utilities[:, last].mean(dim=1).numpy()
 
 
 def _picture(table: ImageTable, arm: _Arm, row: int) -> str:
@@ -394,7 +397,7 @@ def _classes(sides: Mapping[str, _Arm], most: int, table: ImageTable | None) -> 
     names = [str(base.vectors.classes[label]) for label in labels]
     if table is not None:
         names = [str(table.class_names[int(name)]) for name in names]
-    utilities = [_mean_utilities(arm.curves) for arm in (base, tcm)]
+    utilities = [mean_utilities(arm.curves) for arm in (base, tcm)]
     order = np.argsort(utilities[0], kind="stable")[:most]
     rows = [[labels[n], names[n], *(round(100 * float(values[n]), 1) for values in utilities)] for n in order]
     # Within a script nothing may look like its end.
