@@ -158,7 +158,7 @@ def test_the_toy_is_a_closed_set_and_says_so(tmp_path):
         assert [counts[name] for name in ("train_classes", "test_classes", "shared_classes")] == [4, 4, 4]
         assert load_file(Path(cfg.run_dir) / ledger.EMBEDDINGS)["embeddings"].shape == (16, 2)
     assert "unseen images of classes that were trained on (a closed set): R@1" in summary(rows[0], tmp_path)
-    _, table = write_comparison(rows, tmp_path / "report", "toy")
+    _, table, _ = write_comparison(rows, tmp_path / "report", "toy")
     assert "\n## Unseen images of classes that were trained on (a closed set)\n" in table.read_text()
     figure = circle_figure(*(Source("run", tmp_path / "runs" / row.run_id) for row in rows))
     assert figure.get_suptitle().startswith(
