@@ -2,13 +2,15 @@
 
     python tests/no_op_app.py OUT LAUNCHER WORDS...
 
-Job `i` writes OUT/i.json, and fails, or dies, if `fail` or `die` names it.
+Job `i` writes OUT/i.json, and fails, or dies, if `fail` or `die` names it. Those behind these wait until they have
+written theirs, so that on a busy machine, too, there are jobs after a failure.
 """
 
 import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import hydra
@@ -28,6 +30,9 @@ LAUNCHERS = {
 
 def job(cfg: DictConfig) -> None:
     """Write down who runs it."""
+    ending = [number for number in (cfg.fail, cfg.die) if number is not None]
+    while ending and cfg.i > max(ending) and not all(Path(cfg.out, f"{number}.json").exists() for number in ending):
+        time.sleep(0.02)
     told = {
         "pid": os.getpid(),
         "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"),
