@@ -68,6 +68,31 @@ def paired_difference(
     return mean, mean - half_width, mean + half_width
 
 
+def p_value(difference: tuple[float, float, float], seeds: int) -> float:
+    """Two-sided, of the paired t test whose 95 % interval `paired_difference` gives.
+
+    Args:
+        difference: ``(mean, low, high)``.
+        seeds: How many there were.
+
+    Returns:
+        NaN where there is no interval; 0 or 1 where all seeds differ by the same.
+
+    Example:
+        >>> round(p_value(paired_difference([1.0, 2.0, 3.0], [2.0, 4.0, 4.5]), 3), 3)
+        0.035
+        >>> p_value((0.0, 0.0, 0.0), 3)
+        1.0
+    """
+    from scipy.special import stdtr, stdtrit
+
+    mean, low, high = difference
+    standard_error = (high - low) / 2 / float(stdtrit(seeds - 1, (1 + CONFIDENCE) / 2)) if seeds > 1 else nan
+    if standard_error == 0:
+        return float(mean == 0)
+    return 2 * float(stdtr(seeds - 1, -abs(mean) / standard_error))
+
+
 class Estimate(NamedTuple):
     """A number and how sure it is.
 

@@ -1,32 +1,50 @@
 """What the article's authors say of TCM, held against what was measured here: holds, fails, or not enough data.
 
 The claims and their numbers are public (arXiv 2307.04047 and its authors' article); which test each is put to is ours.
+A comparison counts as better or worse where a paired t test over at least `ENOUGH_SEEDS` seeds says so, and of all that
+are called so at most `FALSE_DISCOVERIES` are wrong to be expected (Benjamini and Hochberg). What is not sure counts as
+neither, so that few seeds and small changes end in "not enough data" and in no verdict.
 """
 
+import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
 from typing import Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from tcm_bench.report.comparison import ARTICLE, counted
-from tcm_bench.report.fold import Comparisons
+from tcm_bench.evaluation.bootstrap import p_value, paired_difference
+from tcm_bench.report.comparison import ARTICLE, ENOUGH_SEEDS, counted
+from tcm_bench.report.fold import Comparisons, Pair, tcm_kinds
 from tcm_bench.report.scores import score
-from tcm_bench.results.labels import is_base
+from tcm_bench.results.labels import is_base, labels
 from tcm_bench.results.ledger import Result
 
 Verdict = Literal["holds", "fails", "not enough data"]
+FALSE_DISCOVERIES = 0.05
 RECALL_SHARE = 14 / 16  # of the comparisons in which the article's R@1 rises
-SLOWER = 1.05  # a ratio of wall times that no longer is "no added cost"
-FEWEST_SEEDS = 2  # a single one is an observation
-FEWEST_BASES = 4  # baselines on one data set between which accuracy and consistency can part
+MOST = 1 / 2
+SLOWER = 1.05  # a ratio of the times of a step that no longer is "no added cost"
+FEWEST_BASES = 4  # baselines of one data set and backbone between which accuracy and consistency can part
+MOST_KINDS = 4  # of TCM that are judged one by one: more are a search
+SPREAD = "threshold_spread_tar_90pct"
+
+TEXTS = (
+    f"TCM lowers OPIS in every comparison ({ARTICLE[0]}).",
+    f"R@1 rises in most ({ARTICLE[1]}).",
+    "TCM comes at no added cost.",
+    "Higher accuracy does not mean a more consistent threshold; with TCM a model lies nearer to both axes.",
+    "The utility curves of the classes lie visibly closer together.",
+)
 
 
 class Claim(NamedTuple):
     """One claim and what came of it.
 
     Attributes:
-        number: Of the claim, as in the documentation.
+        number: Of the claim, as in the documentation; with the setting of TCM where there are several.
         text: What is claimed.
         verdict: What the rows say of it.
         found: The numbers behind the verdict.
@@ -38,101 +56,201 @@ class Claim(NamedTuple):
     found: str
 
 
+class _Tally(NamedTuple):
+    """Comparisons that are surely better with TCM, those that are surely worse, and all, judged or not."""
+
+    better: np.ndarray
+    worse: np.ndarray
+    enough: int  # of them with as many seeds as are needed
+
+    def verdict(self, share: float) -> Verdict:
+        """Whether TCM betters so large a share of the comparisons; a half: more than half of them."""
+        of = len(self.better)
+        needed = of // 2 + 1 if share == MOST else math.ceil(share * of)
+        if self.worse.sum() > of - needed:
+            return "fails"
+        return "holds" if of and self.better.sum() >= needed else "not enough data"
+
+    def __str__(self) -> str:
+        sure = f"surely better in {self.better.sum()} of {len(self.better)}, surely worse in {self.worse.sum()}"
+        few = len(self.better) - self.enough
+        return sure + (f"; {few} with fewer than {ENOUGH_SEEDS} seeds" if few else "")
+
+
 def claims(found: Comparisons, results: Iterable[Result]) -> list[Claim]:
-    """The article's claims against folded comparisons.
+    """The article's claims against folded comparisons; where TCM came in several settings, against each.
 
     Args:
         found: The comparisons.
-        results: The runs that they were folded from.
+        results: The runs that they were folded from; of a sweep of baselines alone there are no others.
     """
-    rows = found.rows
-    recall, opis = (score(name) for name in found.scores[:2])
+    parting = _parting(list(results), *found.scores[:2])
+    kinds = tcm_kinds(found.rows)
+    named = [kind for kind in dict.fromkeys(kinds) if kind]
+    if len(named) > MOST_KINDS:
+        told = f"{len(named)} settings of TCM, of which one is to be chosen first (`tcm-bench choose`)"
+        return [Claim(f"C{n}", text, "not enough data", told) for n, text in enumerate(TEXTS, 1)]
+    judged = []
+    for kind in named or [""]:
+        is_of_kind = kinds.isin([kind, ""])  # a comparison without any TCM is missing from each
+        pairs = [found.pairs[number] for number in np.flatnonzero(is_of_kind)]
+        for claim in _of_kind(found.rows[is_of_kind], pairs, parting, found.scores):
+            judged.append(claim._replace(number=f"{claim.number} {kind}") if len(named) > 1 else claim)
+    return sorted(judged, key=lambda claim: claim.number.partition(" ")[0])
+
+
+def _of_kind(
+    rows: pd.DataFrame, pairs: Sequence[Sequence[Pair]], parting: tuple[Verdict, str], scores: Sequence[str]
+) -> list[Claim]:
+    """All claims of one setting of TCM."""
+    recall, opis = scores[:2]
+    of_opis, of_recall = (_tally(pairs, _metric(name), higher=score(name).higher_is_better) for name in (opis, recall))
+    spread = _tally(pairs, _relative_spread, higher=False)
+    lower = "no spread of the classes' own thresholds was measured"
+    if f"{SPREAD}_tcm" in rows and rows[f"{SPREAD}_tcm"].notna().any():
+        lower = f"{counted(rows, score(SPREAD))}; as a part of the calibration range {spread}"
     return [
-        Claim(
-            "C1",
-            f"TCM lowers OPIS in every comparison ({ARTICLE[0]}).",
-            _in_all(rows, "opis", 1.0),
-            counted(rows, opis),
-        ),
-        Claim(
-            "C2",
-            f"R@1 rises in most ({ARTICLE[1]}).",
-            _in_all(rows, recall.name, RECALL_SHARE),
-            counted(rows, recall),
-        ),
-        _cost(results),
-        _accuracy_and_consistency(rows, recall.name),
-        _tighter(rows),
+        Claim("C1", TEXTS[0], of_opis.verdict(1.0), f"{counted(rows, score(opis))}; {of_opis}"),
+        Claim("C2", TEXTS[1], of_recall.verdict(RECALL_SHARE), f"{counted(rows, score(recall))}; {of_recall}"),
+        _cost(pairs),
+        _accuracy_and_consistency(of_recall, of_opis, *parting),
+        Claim("C5", TEXTS[4], spread.verdict(MOST), lower),
     ]
 
 
-def _changes(rows: pd.DataFrame, name: str) -> pd.Series:
-    """TCM minus base of the rows that have both, for the better if positive."""
-    sign = 1 if score(name).higher_is_better else -1
-    return (sign * (rows[f"{name}_tcm"] - rows[f"{name}_base"])).dropna()
+def _metric(name: str) -> Callable[[Result], float]:
+    def value(run: Result) -> float:
+        found = run.metrics.get(name)
+        return math.nan if found is None else found
+
+    return value
 
 
-def _in_all(rows: pd.DataFrame, name: str, share: float) -> Verdict:
-    """Whether a score changes for the better in a share of the comparisons; what is missing could still decide it."""
-    changes = _changes(rows, name)
-    better = int((changes > 0).sum())
-    if better + len(rows) - len(changes) < share * len(rows):
-        return "fails"
-    if better < share * len(rows) or not len(rows) or (rows["seeds"] < FEWEST_SEEDS).any():
-        return "not enough data"
-    return "holds"
+def _relative_spread(run: Result) -> float:
+    """Of the classes' own thresholds, in widths of the run's calibration range: an embedding may be wide or narrow."""
+    ends = run.threshold.get("threshold_low"), run.threshold.get("threshold_high")
+    if None in ends or ends[0] == ends[1]:
+        return math.nan
+    return _metric(SPREAD)(run) / abs(ends[1] - ends[0])  # type: ignore[operator]
 
 
-def _cost(results: Iterable[Result]) -> Claim:
-    """Wall time of a run with TCM over that of its baseline, on one machine in one sweep."""
-    walls: dict[tuple[str, str], dict[bool, float]] = {}
-    for run in results:
-        if run.status == "finished" and run.comparison_id:
-            walls.setdefault((run.comparison_id, str(run.choices.get("seed"))), {})[is_base(run)] = run.wall_s
-    ratios = sorted(pair[False] / pair[True] for pair in walls.values() if len(pair) == 2 and pair[True])
-    text = "TCM comes at no added cost."
+def _tally(pairs: Sequence[Sequence[Pair]], value: Callable[[Result], float], *, higher: bool) -> _Tally:
+    """Which comparisons a value says are better with TCM, and which worse; different data are not compared."""
+    sign = 1 if higher else -1
+    values = [[(value(base), value(tcm)) for base, tcm in of if base.data_hash == tcm.data_hash] for of in pairs]
+    changes, p_values = zip(*map(_paired, values), strict=True) if values else ((), ())
+    gains, sure = sign * np.array(changes), _sure(p_values)
+    return _Tally(sure & (gains > 0), sure & (gains < 0), sum(len(of) >= ENOUGH_SEEDS for of in values))
+
+
+def _paired(values: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Mean of the second less the first over seeds, and its p-value, NaN with too few of them."""
+    difference = paired_difference([one for one, _ in values], [other for _, other in values])
+    return difference[0], p_value(difference, len(values)) if len(values) >= ENOUGH_SEEDS else math.nan
+
+
+def _sure(p_values: Sequence[float]) -> np.ndarray:
+    """Which of several tests have found something, NaN being none."""
+    from scipy.stats import false_discovery_control
+
+    values = np.array(p_values)
+    sure, known = np.zeros(len(values), dtype=bool), ~np.isnan(values)
+    if known.any():
+        sure[known] = false_discovery_control(values[known]) < FALSE_DISCOVERIES
+    return sure
+
+
+def _cost(pairs: Sequence[Sequence[Pair]]) -> Claim:
+    """The time of a training step with TCM over that of its baseline, where both were made with the same software."""
+    ratios = [
+        tcm.step_s / base.step_s
+        for of in pairs
+        for base, tcm in of
+        if base.step_s and tcm.step_s and (base.threads, base.versions) == (tcm.threads, tcm.versions)
+    ]
     if not ratios:
-        return Claim("C3", text, "not enough data", "no pair of runs")
-    median = statistics.median(ratios)
-    low, *_, high = statistics.quantiles(ratios, n=10) if len(ratios) > 1 else (median, median)
+        return Claim("C3", TEXTS[2], "not enough data", "no pair of runs whose training steps were timed")
+    from scipy.stats import binomtest
+
+    verdicts: dict[Verdict, int] = {"holds": sum(ratio <= SLOWER for ratio in ratios)}
+    verdicts["fails"] = len(ratios) - verdicts["holds"]
+    sure = [
+        verdict
+        for verdict, count in verdicts.items()
+        if binomtest(count, len(ratios), alternative="greater").pvalue < FALSE_DISCOVERIES
+    ]
     return Claim(
         "C3",
-        text,
-        "holds" if median <= SLOWER else "fails",
-        f"wall time of a whole run with TCM over its baseline's: median {median:.2f}, middle 80 % {low:.2f} to "
-        f"{high:.2f}, {len(ratios)} pairs (with other work on the machine, and a sweep's first runs make features)",
+        TEXTS[2],
+        sure[0] if sure else "not enough data",
+        f"a step with TCM takes {statistics.median(ratios):.2f} times its baseline's, median of {len(ratios)} pairs "
+        f"of runs; at most {SLOWER:g} times in {verdicts['holds']} of them (other work on the machine counts, too)",
     )
 
 
-def _accuracy_and_consistency(rows: pd.DataFrame, recall: str) -> Claim:
-    """Whether the most accurate baseline of a data set is another than the most consistent one."""
-    text = "Higher accuracy does not mean a more consistent threshold; with TCM a model lies nearer to both axes."
-    both = rows[[f"{recall}_base", f"{recall}_tcm", "opis_base", "opis_tcm"]].dropna()
-    nearer = int(((both[f"{recall}_tcm"] >= both[f"{recall}_base"]) & (both["opis_tcm"] < both["opis_base"])).sum())
-    found = f"with TCM at least as accurate and more consistent in {nearer} of {len(both)} comparisons"
-    parted, judged = [], []
-    for data, group in rows.groupby("data", sort=False):
-        bases = group.drop_duplicates("comparison_id").dropna(subset=[f"{recall}_base", "opis_base"])
-        if len(bases) >= FEWEST_BASES:
-            judged.append(str(data))
-            if bases[f"{recall}_base"].idxmax() != bases["opis_base"].idxmin():
-                parted.append(str(data))
-    if not judged:
-        return Claim("C4", text, "not enough data", f"{found}; +sweep=pareto has the baselines for the first part")
-    found = (
-        f"the most accurate baseline is not the most consistent on {len(parted)} of {len(judged)} data sets; {found}"
+def _accuracy_and_consistency(recall: _Tally, opis: _Tally, parting: Verdict, found: str) -> Claim:
+    """Both parts of the claim: of the baselines, and of TCM."""
+    both = _Tally(recall.better & opis.better, recall.worse | opis.worse, min(recall.enough, opis.enough))
+    verdicts = {parting, both.verdict(MOST)}
+    return Claim(
+        "C4",
+        TEXTS[3],
+        "fails" if "fails" in verdicts else "holds" if verdicts == {"holds"} else "not enough data",
+        f"{found}; with TCM both R@1 and OPIS are surely better in {both.better.sum()} of {len(both.better)}, and one "
+        f"of them is surely worse in {both.worse.sum()}",
     )
-    return Claim("C4", text, "holds" if 2 * len(parted) > len(judged) and 2 * nearer > len(both) else "fails", found)
 
 
-def _tighter(rows: pd.DataFrame) -> Claim:
-    """By the interval that holds the middle 80 % of the classes' own thresholds."""
-    text = "The utility curves of the classes lie visibly closer together."
-    name = "threshold_spread_tar_90pct"
-    if f"{name}_tcm" not in rows or not len(changes := _changes(rows, name)):
-        return Claim("C5", text, "not enough data", "no spread of the classes' own thresholds was measured")
-    closer = int((changes > 0).sum())
-    return Claim("C5", text, "holds" if 2 * closer > len(changes) else "fails", counted(rows, score(name)))
+def _parting(runs: Sequence[Result], recall: str, opis: str) -> tuple[Verdict, str]:
+    """Whether of two baselines of one data set and backbone the more accurate one may surely be the less consistent.
+
+    It fails where the most accurate baseline is surely the most consistent one, on every set and backbone.
+    """
+    groups: dict[tuple[str, str], dict[str, dict[str, Result]]] = {}
+    for run, label in zip(runs, labels(runs), strict=True):
+        if is_base(run) and run.status == "finished":
+            of = groups.setdefault((label.data, label.backbone), {})
+            of.setdefault(f"{label.loss} {label.setting}".strip(), {})[label.seed] = run
+    verdicts: list[Verdict] = []
+    found = []
+    for (data, backbone), bases in groups.items():
+        if len(bases) < FEWEST_BASES:
+            continue
+        parted, agreeing = _compared(bases, recall, opis)
+        means = {name: np.mean([_metric(recall)(run) for run in seeds.values()]) for name, seeds in bases.items()}
+        best = max(means, key=lambda name: means[name])
+        leads = all((best, other) in agreeing for other in bases if other != best)
+        verdicts.append("holds" if parted else "fails" if leads else "not enough data")
+        found.append(
+            f"on {data}, {backbone} of {math.comb(len(bases), 2)} pairs among {len(bases)} baselines in {len(parted)} "
+            f"the surely more accurate is surely the less consistent, in {len(agreeing)} the more consistent"
+        )
+    if not found:
+        return "not enough data", f"no data set has {FEWEST_BASES} baselines, as those of +sweep=pareto"
+    verdict: Verdict = "fails" if {*verdicts} == {"fails"} else "not enough data"
+    return "holds" if "holds" in verdicts else verdict, "; ".join(found)
+
+
+def _compared(
+    bases: dict[str, dict[str, Result]], recall: str, opis: str
+) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+    """Pairs of baselines, the more accurate first, that surely differ in both scores: those that part, and the rest."""
+    pairs, p_values, changes = [], [], []
+    for one, other in combinations(bases, 2):
+        shared = sorted(bases[one].keys() & bases[other].keys())
+        found = [
+            _paired([(_metric(name)(bases[other][seed]), _metric(name)(bases[one][seed])) for seed in shared])
+            for name in (recall, opis)
+        ]
+        pairs.append((one, other))
+        changes.append([change for change, _ in found])
+        p_values.append(float(np.max([p for _, p in found])))  # sure if both are
+    parted, agreeing = set[tuple[str, str]](), set[tuple[str, str]]()
+    for pair, is_sure, (accuracy, inconsistency) in zip(pairs, _sure(p_values), changes, strict=True):
+        if is_sure:
+            ordered = pair if accuracy > 0 else pair[::-1]
+            (parted if (accuracy > 0) == (inconsistency > 0) else agreeing).add(ordered)
+    return parted, agreeing
 
 
 def summed_up(found: Sequence[Claim]) -> str:

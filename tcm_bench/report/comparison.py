@@ -18,6 +18,10 @@ from tcm_bench.results.ledger import Result, Run
 
 DASH = "–"
 ENOUGH_SEEDS = 3  # for a claim about OPIS
+FEW_SEEDS = (
+    "between training seeds OPIS was seen to vary by about 25 % (coefficient of variation), so single differences are "
+    "observations"
+)
 MEAN = "mean: of the values and of the changes of the rows that have both arms"
 WIDE = 118  # columns a terminal needs for one line per comparison
 EXTRA = 20  # and for each further score
@@ -142,12 +146,14 @@ def _preamble(rows: pd.DataFrame) -> str:
             f"({_listed(list(BENCHMARKS.values()))}). A miniature asks whether the effect shows, not how "
             "large it is there."
         )
-    if not (rows["seeds"] >= ENOUGH_SEEDS).all():
-        lines.append(
-            f"**Fewer than {ENOUGH_SEEDS} seeds:** between training seeds OPIS was seen to vary by about 25 % "
-            f"(coefficient of variation), so single differences are observations; add `'seed=range(0,{ENOUGH_SEEDS})'`."
-        )
+    if has_few_seeds(rows):
+        lines.append(f"**Fewer than {ENOUGH_SEEDS} seeds:** {FEW_SEEDS}; add `'seed=range(0,{ENOUGH_SEEDS})'`.")
     return "\n\n".join(lines)
+
+
+def has_few_seeds(rows: pd.DataFrame) -> bool:
+    """Whether a comparison has too few seeds for a claim about OPIS."""
+    return bool((rows["seeds"] < ENOUGH_SEEDS).any())
 
 
 def _measured_table(found: Comparisons, suffix: str = "", *, details: bool = False) -> str:

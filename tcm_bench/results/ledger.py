@@ -24,7 +24,7 @@ from tcm_bench.files import write_atomic
 from tcm_bench.process import is_first_process
 from tcm_bench.results.old_names import renamed
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 RESULT = "result.json"
 RUNNING = "running.json"
 SWEEPS = "sweeps"  # one list for each
@@ -77,7 +77,8 @@ class Result(Run):
 
     Attributes:
         schema_version: Of this file: 2 since the row holds `science`, 3 since it holds `intervals` and says
-            `num_thresholds`, `threshold_low`, `threshold_high` and `tar_at_far_*`, 4 since it holds `words`.
+            `num_thresholds`, `threshold_low`, `threshold_high` and `tar_at_far_*`, 4 since it holds `words`, 5
+            since it holds `step_s`.
         status: How the run ended; `reason` says why unless it finished. `debug`: to its end, but on a few classes, so
             that its metrics are no result.
         metrics: Fractions in [0, 1]; None where a metric is undefined (then `reason` says why). On what is `tested` by
@@ -88,6 +89,7 @@ class Result(Run):
         counts: Classes, images and pairs that the metrics were taken over; `shared_classes`: test classes that were
             trained on, which a closed set has alone.
         wall_s: Seconds from the start of this process' work on the run to its end.
+        step_s: Median seconds of a training step of this process; None if it made none.
         peak_mem_gib: Largest resident memory of the process so far; a worker that did earlier runs counts them too.
     """
 
@@ -103,6 +105,7 @@ class Result(Run):
     data_hash: str | None = None
     started: str
     wall_s: float
+    step_s: float | None = None
     peak_mem_gib: float
     threads: int
     versions: dict[str, str]

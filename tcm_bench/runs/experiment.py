@@ -36,7 +36,7 @@ from tcm_bench.runs.naming import DEBUG
 from tcm_bench.runs.outcome import Measured, measured, roles, store
 from tcm_bench.runs.watchers import describe, show
 from tcm_bench.training.before import RecallBefore
-from tcm_bench.training.callbacks import BestWeights, PlainCheckpoints
+from tcm_bench.training.callbacks import BestWeights, PlainCheckpoints, StepTime
 from tcm_bench.training.diverged import DIVERGED
 from tcm_bench.training.module import RetrievalModule
 
@@ -91,8 +91,8 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
         for known in HARMLESS:
             warnings.filterwarnings("ignore", message=known)
         before = _before(cfg, run_dir, parts)
-        best = BestWeights(run_dir) if cfg.selection == "best" else None
-        trainer = _trainer(cfg, trusted, run_dir, loggers, [before, *([best] if best else [])])
+        best, steps = BestWeights(run_dir) if cfg.selection == "best" else None, StepTime()
+        trainer = _trainer(cfg, trusted, run_dir, loggers, [before, steps, *([best] if best else [])])
         checkpoints = [run_dir / name for name in (CHECKPOINT, PREVIOUS)]
         whole = filter(_is_whole, [] if starts_over(cfg) else checkpoints)  # until one is
         if is_first_process():
@@ -103,7 +103,7 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
         trainer.test(module, datamodule=parts.data, verbose=False)
     intervals = store(run_dir, module)
     show(loggers, run_dir, parts.data.splits.test.class_names, parts.test_images)
-    return measured(module, parts.data, parts.identity, before.value, intervals, selection)
+    return measured(module, parts.data, parts.identity, before.value, intervals, selection, steps.median_s)
 
 
 def put_together(

@@ -32,6 +32,7 @@ class Measured:
     selection: str = LAST_EPOCH
     network: dict[str, Any] = field(default_factory=dict)
     data_hash: str | None = None
+    step_s: float | None = None
 
 
 def roles(table: Table) -> tuple[Tensor | None, Tensor | None]:
@@ -47,6 +48,7 @@ def measured(
     before: float | None,
     intervals: Mapping[str, Any],
     selection: str,
+    step_s: float | None,
 ) -> Measured:
     """What the metrics of a tested module found, in the places of a row.
 
@@ -57,6 +59,7 @@ def measured(
         before: R@1 before training.
         intervals: See `store`.
         selection: Which weights it has.
+        step_s: Median seconds of a step.
     """
     tested = {"": module.test_metrics, "_seen": module.seen_metrics}
     if len(data.validation_classes):
@@ -96,6 +99,7 @@ def measured(
         network=identity,
         selection=selection,
         data_hash=data.splits.fingerprint,
+        step_s=None if step_s is None else round(step_s, 6),
     )
 
 

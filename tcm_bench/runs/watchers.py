@@ -22,7 +22,10 @@ from tcm_bench.runs import provenance
 from tcm_bench.runs.build import build
 from tcm_bench.runs.naming import DEBUG
 
-OUTCOME = {"status", "reason", "selection", "counts", "threshold", "started", "wall_s", "peak_mem_gib", "threads"}
+OUTCOME = {
+    *("status", "reason", "selection", "counts", "threshold", "started"),
+    *("wall_s", "step_s", "peak_mem_gib", "threads"),
+}
 SHOWN = 12  # classes, and queries, of a logger that does not say how many
 EXIT_CODES = {"finished": 0, "debug": 0, "failed": 1, "interrupted": 255}  # W&B's own for Ctrl-C
 

@@ -5,6 +5,7 @@ import io
 import logging
 import math
 import os
+import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,6 +110,35 @@ class ProgressFile(Callback):
     def _say(self, trainer: pl.Trainer, stage: str) -> None:
         self.last = time.monotonic()
         write_progress(self.run_dir, stage, trainer.global_step, int(trainer.estimated_stepping_batches))
+
+
+class StepTime(Callback):
+    """How long a step takes, from the end of one to the end of the next: its batch, both passes, the update.
+
+    Of the steps that this process made, within their epochs. On a GPU the process runs ahead by a few steps and is then
+    held to its pace.
+    """
+
+    def __init__(self) -> None:
+        """Nothing was measured yet."""
+        self.seconds: list[float] = []
+        self.last: float | None = None
+
+    @property
+    def median_s(self) -> float | None:
+        """Of all steps; None if there was no second one in any epoch."""
+        return statistics.median(self.seconds) if self.seconds else None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What lies between two epochs belongs to no step."""
+        self.last = None
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Note the time since the last one."""
+        now = time.perf_counter()
+        if self.last is not None:
+            self.seconds.append(now - self.last)
+        self.last = now
 
 
 class BestWeights(Callback):

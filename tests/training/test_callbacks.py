@@ -13,7 +13,7 @@ import torch
 from killed import killed_at
 
 from tcm_bench.results.ledger import BEST, CHECKPOINT, HISTORY, PREVIOUS, RESULT
-from tcm_bench.training.callbacks import History, PlainCheckpoints, ProgressFile
+from tcm_bench.training.callbacks import History, PlainCheckpoints, ProgressFile, StepTime
 from tcm_bench.training.module import RetrievalModule
 
 TERMS = ("loss", "base", "tcm", "tcm_positive", "tcm_negative", "hard_positives", "hard_negatives")
@@ -250,3 +250,16 @@ def test_history_of_another_process_is_not_written(tmp_path):
         SimpleNamespace(is_global_zero=False, logged_metrics={"train/lr": 1.0}, current_epoch=0, global_step=1), None
     )
     assert not (tmp_path / HISTORY).exists()
+
+
+def test_the_time_between_two_epochs_is_no_step_of_training(monkeypatch):
+    clock = iter([0.0, 1.0, 3.0, 100.0, 103.0])
+    monkeypatch.setattr("tcm_bench.training.callbacks.time.perf_counter", lambda: next(clock))
+    steps = StepTime()
+    assert steps.median_s is None
+    for batches in (3, 2):
+        steps.on_train_epoch_start(None, None)
+        for _ in range(batches):
+            steps.on_train_batch_end(None)
+    assert steps.seconds == [1.0, 2.0, 3.0]
+    assert steps.median_s == 2.0

@@ -18,11 +18,12 @@ from safetensors import safe_open
 
 from tcm_bench.data.datasets.vectors import VectorSet, vector_set
 from tcm_bench.data.table import ImageTable
+from tcm_bench.evaluation.bootstrap import p_value
 from tcm_bench.evaluation.class_curves import ClassCurves, class_curves
 from tcm_bench.evaluation.deployment import Deployment, deploy
 from tcm_bench.files import write_atomic
 from tcm_bench.report.claims import claims, summed_up
-from tcm_bench.report.comparison import BENCHMARKS, DASH
+from tcm_bench.report.comparison import BENCHMARKS, DASH, ENOUGH_SEEDS, FEW_SEEDS, has_few_seeds
 from tcm_bench.report.deployed import deployment_figure, recorded
 from tcm_bench.report.figures import (
     ARMS,
@@ -149,6 +150,7 @@ def write_page(
         verdict=summed_up(judged),
         claims=judged,
         foreign=[data for data in dict.fromkeys(found.rows["data"]) if data not in BENCHMARKS],
+        warning=f"Fewer than {ENOUGH_SEEDS} seeds: {FEW_SEEDS}." if has_few_seeds(found.rows) else "",
         counts={
             "finished": sum(row.status == "finished" for row in rows),
             "all": len({*(r.run_id for r in (*planned, *rows))}),
@@ -213,22 +215,9 @@ def _cell(row: Mapping[str, Any], metric: Score) -> Cell:
     if metric.relative and base:
         detail += f" ({100 * (tcm / base - 1):+.0f} %)"
     if not math.isnan(low):
-        p = _p_value(change, low, high, int(row["seeds"]))
-        detail += f"; 95 % interval of the change {low:+.2f} to {high:+.2f}" + (
-            "" if p is None else f", paired p = {p:.2g}"
-        )
+        p = p_value((change, low, high), int(row["seeds"]))
+        detail += f"; 95 % interval of the change {low:+.2f} to {high:+.2f}, paired p = {p:.2g}"
     return Cell(f"{value:.1f}", f"{arrow(change)} {abs(change):.1f}", metric.is_better(change), detail, value)
-
-
-def _p_value(change: float, low: float, high: float, seeds: int) -> float | None:
-    """Of the paired t test whose interval this is; None if the seeds do not differ at all."""
-    from scipy.special import stdtr, stdtrit
-
-    half = (high - low) / 2
-    if not half:
-        return None
-    t = abs(change) / half * float(stdtrit(seeds - 1, 0.975))
-    return 2 * float(stdtr(seeds - 1, -t))
 
 
 def _section(
