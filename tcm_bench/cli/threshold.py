@@ -21,7 +21,7 @@ def threshold(
     frr: Annotated[float | None, typer.Option(help="Or: wanted false reject rate, of pairs of one class.")] = None,
     axis: Annotated[Cost, typer.Option(help="What the threshold is a bound of.")] = "similarity",
     share: Annotated[float, typer.Option(help="Of the classes, to choose the threshold by.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="Of the split of the classes, and of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the split of the classes.")] = 0,
     labels: Annotated[Path | None, typer.Option(help="Labels of their own file, see `tcm-bench evaluate`.")] = None,
     worst: Annotated[int, typer.Option(min=0, help="How many of the classes that suffer most are named.")] = 10,
     plot: Annotated[Path | None, typer.Option(help="File to draw the classes' rates into: .png, .svg or .pdf.")] = None,
@@ -63,7 +63,7 @@ def threshold(
     if worst:
         table = Table("class", "FAR %", "FRR %", box=None, padding=(0, 2, 0, 0))
         for one in sorted(numbers["classes"], key=lambda one: -one[numbers["rate"]])[:worst]:
-            table.add_row(str(one["label"]), f"{100 * one['far']:.2f}", f"{100 * one['frr']:.1f}")
+            table.add_row(str(one["label"]), _percent(one["far"]), _percent(one["frr"]))
         terminal.print(f"the classes with the highest {numbers['rate'].upper()}:", highlight=False)
         terminal.print(table)
     if plot:
@@ -71,25 +71,39 @@ def threshold(
 
 
 def _lines(numbers: dict[str, Any]) -> list[str]:
-    low, high = numbers["interval"]
     cosine, distance = numbers["cosine"], numbers["distance"]
     bound, other = (
         (f"cosine >= {cosine:.4f}", f"L2 distance <= {distance:.4f}")
         if numbers["axis"] == "similarity"
         else (f"L2 distance <= {distance:.4f}", f"cosine >= {cosine:.4f}")
     )
-    wanted, title = numbers["wanted"], numbers["rate"].upper()
+    wanted, title = f"{100 * numbers['wanted']:g} %", numbers["rate"].upper()
     lines = [
-        f"accept a pair at {bound} (95 % interval {low:.4f} to {high:.4f}), which is {other}",
-        f"chosen by {numbers['calibration_classes']} classes for a {title} of {100 * wanted:g} %; "
+        f"accept a pair at {bound} ({_interval(*numbers['interval'])}), which is {other}",
+        f"chosen by {numbers['calibration_classes']} classes for {title} {wanted}; "
         f"of {numbers['judged_classes']} other classes",
-        f"  all pairs: FAR {100 * numbers['far']:.2f} %, FRR {100 * numbers['frr']:.1f} %",
+        f"  all pairs: FAR {_percent(numbers['far'])} %, FRR {_percent(numbers['frr'])} %",
     ]
     for rate in ("far", "frr"):
-        least, median, most = numbers["quantiles"][rate].values()
-        lines.append(
-            f"  {rate.upper()} of a class: median {100 * median:.2f} %, middle 90 % of the classes "
-            f"{100 * least:.2f} to {100 * most:.2f} %"
-        )
-    lines.append(f"  classes at more than twice the wanted rate: {numbers['beyond_twice']}")
+        least, median, most = map(_percent, numbers["quantiles"][rate].values())
+        lines.append(f"  {rate.upper()} of a class: median {median} %, middle 90 % of the classes {least} to {most} %")
+    lines.append(
+        f"  classes whose {title} is more than twice the wanted {wanted}: "
+        f"{numbers['beyond_twice']} of {numbers['judged_classes']}"
+    )
     return lines
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    if low is None and high is None:
+        return "so few classes do not show a 95 % interval"
+    if low is None:
+        return f"95 % interval at most {high:.4f}, its lower end is beyond all pairs"
+    if high is None:
+        return f"95 % interval at least {low:.4f}, its upper end is beyond all pairs"
+    return f"95 % interval {low:.4f} to {high:.4f}"
+
+
+def _percent(rate: float) -> str:
+    """To three digits, however small."""
+    return f"{100 * rate:.3g}"

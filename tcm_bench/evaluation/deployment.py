@@ -4,14 +4,26 @@ Whoever deploys an embedding picks one threshold on the classes at hand, for a f
 rate (FRR) over all pairs, and meets other classes. How far their own rates then lie from the wanted one is what OPIS
 measures in a single number; here it is said class by class.
 
-The classes are split at random, and the threshold is found among the pairs of the first part alone. Its interval is a
-bootstrap over these classes. A pair of two classes is drawn with both, so to first order its weight deviates from 1 by
-the sum of what its classes' weights do: a class that was drawn ``w`` times weighs ``2 w - 1`` in the false accept rate,
-where each pair counts for two classes. Pairs inside a class weigh ``w``.
+The classes are split at random, and the threshold is found among the pairs of the first part alone. Its interval is
+Woodruff's: the pooled rate at the threshold has a standard error, and the ends are the thresholds at which the same
+pairs reach the wanted rate moved by that error, up and down on the scale of its log-odds, which keeps it in 0..1. The
+error is a jackknife over classes, each left out once with all of its pairs, also those of two classes; it asks neither
+for pairs that are independent nor for classes of one size. How many errors an end is away is Student's t, with the
+degrees of freedom of as many equal classes as the unequal ones are worth (Kish's effective number): where a few classes
+hold most of the pairs, the error itself is known badly. An end beyond the closest or the farthest pair is infinite.
+
+A jackknife counts twice what only a pair of classes has in common, so the interval of a FAR may be longer than it has
+to be, by the root of 2 or so; that of an FRR is too short where few of the sizes in a long tail were drawn.
+``tests/benchmarks/thresholds.py`` prints the coverage on known populations.
+
+References:
+    Woodruff, Confidence intervals for medians and other position measures, JASA 47, 1952.
+    Korn and Graubard, Analysis of Health Surveys, 1999, 5.2: log-odds, and degrees of freedom.
 """
 
 from dataclasses import dataclass
-from math import ceil
+from decimal import ROUND_UP, Context
+from math import ceil, inf
 from typing import Literal
 
 import numpy as np
@@ -23,10 +35,9 @@ from tcm_bench.evaluation.counting.scan import PairScan
 from tcm_bench.evaluation.settings import Cost
 
 Rate = Literal["far", "frr"]
-AROUND = 4  # the wanted rate is looked for between this part of it and this multiple of it
-POINTS = 257  # thresholds between
 FEWEST_PAIRS = 10  # beyond the threshold: fewer say nothing about where it lies
-RESAMPLES, CONFIDENCE = 1000, 0.95
+CONFIDENCE = 0.95
+POINTS = 257  # costs that are looked at together
 RESOLVED = 1e-14  # of a cosine, see `counting.cosine`
 
 
@@ -37,7 +48,9 @@ class Deployment:
     Attributes:
         rate: What was asked for, ``far`` or ``frr``; `wanted` is its value, a fraction.
         axis: Of the threshold: pairs are accepted at a distance of at most it, or at a cosine of at least it.
-        threshold: Chosen on the calibration classes; ``low`` and ``high`` are the ends of its interval.
+        threshold: Chosen on the calibration classes.
+        low: Low end of its interval; -inf where these classes do not show one.
+        high: High end; inf likewise.
         calibration: Labels of the classes it was chosen on, increasing.
         judged: Labels of the others that have a positive pair, increasing.
         far: Share of their pairs of two classes that are accepted, each pair counted once.
@@ -86,7 +99,7 @@ def deploy(
         wanted: Its value, in (0, 1).
         axis: What a threshold is; which pairs it accepts does not depend on that.
         share: Of the classes, to choose by, in (0, 1).
-        seed: Of the split and the bootstrap.
+        seed: Of the split.
         query: Which rows are queries; by default all.
         gallery: Which rows are searched; by default all.
 
@@ -103,8 +116,7 @@ def deploy(
     if not 0 < share < 1:
         raise ValueError(f"the share of classes to choose by must lie between 0 and 1, got {share:g}")
     classes = labels.unique()
-    generator = np.random.default_rng(seed)
-    chosen = np.sort(generator.permutation(len(classes))[: ceil(share * len(classes))])
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(classes))[: ceil(share * len(classes))])
     calibration = classes[torch.from_numpy(chosen).to(classes.device)]
     is_calibration = torch.isin(labels, calibration)
 
@@ -114,13 +126,18 @@ def deploy(
 
     if len(calibration) == len(classes) or len(calibration) < 2:
         raise ValueError(f"{len(classes)} classes are too few to choose a threshold by some and judge it by others")
-    cost, low, high = _chosen(scan(is_calibration), rate, wanted, generator)
+    cost, low, high = _chosen(scan(is_calibration), rate, wanted)
     others = scan(~is_calibration)
     counts = others.counts(torch.tensor([cost], dtype=torch.float64, device=embeddings.device))
     kept, negatives = counts.positives > 0, counts.negatives.sum(dim=1)
-    if not kept.any() or not others.num_negative:
-        raise ValueError(f"of the {len(others.classes)} classes to judge by none has two items, or there is only one")
-    accepted, wrongly = counts.accepted_positives[:, 0], counts.accepted_negatives.sum(dim=1)[:, 0]
+    if not others.num_negative:
+        raise ValueError(
+            f"no pair of two classes is left to judge by, in {len(others.classes)} classes: choose by a smaller share"
+        )
+    if not kept.any():
+        raise ValueError(f"of the {len(others.classes)} classes to judge by none has two items")
+    rejected = counts.positives - counts.accepted_positives[:, 0]
+    wrongly = counts.accepted_negatives.sum(dim=1)[:, 0]
     sign = -1 if axis == "similarity" else 1
     return Deployment(
         rate=rate,
@@ -132,59 +149,81 @@ def deploy(
         calibration=calibration.cpu(),
         judged=others.classes[kept].cpu(),
         far=float(wrongly.sum() / negatives.sum()),
-        frr=float(1 - accepted.sum() / counts.positives.sum()),
+        frr=float(rejected.sum() / counts.positives.sum()),
         class_far=(wrongly[kept] / negatives[kept].double()).cpu(),
-        class_frr=(1 - accepted[kept] / counts.positives[kept].double()).cpu(),
+        class_frr=(rejected[kept] / counts.positives[kept].double()).cpu(),
     )
 
 
-def _chosen(scan: PairScan, rate: Rate, wanted: float, generator: np.random.Generator) -> tuple[float, float, float]:
+def _chosen(scan: PairScan, rate: Rate, wanted: float) -> tuple[float, float, float]:
     """The cost at which a pooled rate is reached, and the ends of its interval."""
     pairs = scan.num_negative if rate == "far" else scan.num_positive
     kind = "two classes" if rate == "far" else "one class"
     if wanted * pairs < FEWEST_PAIRS:
+        # Rounded up, that it would not be refused in its turn.
+        seen = float(Context(prec=2, rounding=ROUND_UP).divide(FEWEST_PAIRS, max(pairs, 1)))
+        instead = f", or a rate of at least {seen:g}" if seen < 1 else ""
         raise ValueError(
-            f"a {rate.upper()} of {wanted:g} cannot be seen in {pairs} pairs of {kind}, of which it is "
-            f"{wanted * pairs:.1g}: at least {ceil(FEWEST_PAIRS / wanted)} are needed, or a rate of "
-            f"{FEWEST_PAIRS / max(pairs, 1):.1g}"
+            f"{rate.upper()} {wanted:g} cannot be seen in {pairs} pairs of {kind}, of which it would be "
+            f"{wanted * pairs:.2g}: at least {ceil(FEWEST_PAIRS / wanted)} are needed{instead}"
         )
-    device = scan.order.device
+    share = wanted if rate == "far" else 1 - wanted  # of the pairs, to be accepted
+    rank = _rank(share, pairs)
     if rate == "far":
-        # The closest pairs of two classes are the first to be accepted.
-        ranks = [_rank(min(factor * wanted, 1.0), pairs) for factor in (1 / AROUND, 1, AROUND)]
-        found = scan.calibrated(ranks, lambda costs: _grid(costs[0], costs[-1]))
-        low, cost, high = found.costs.tolist()
-        grid, counts = _grid(found.costs[0], found.costs[-1]), found.counts
-        reached, every = counts.accepted_negatives.sum(dim=1), counts.negatives.sum(dim=1)
-        share = wanted
+        found = scan.calibrated([rank], lambda costs: costs)
+        cost = float(found.costs[0])
+        accepted, every = found.counts.accepted_negatives.sum(dim=1)[:, 0], found.counts.negatives.sum(dim=1)
+        ends_of_a_pair = 2  # it is among the pairs of two classes
     else:
-        share = 1 - wanted
-        low, cost, high = (
-            _cost_of_positives(scan, _rank(min(max(part, 0.0), 1.0), pairs))
-            for part in (1 - AROUND * wanted, share, 1 - wanted / AROUND)
-        )
-        grid = _grid(torch.tensor(low, device=device), torch.tensor(high, device=device))
-        counts = scan.counts(grid)
-        reached, every = counts.accepted_positives, counts.positives
-    classes = len(every)
-    times = torch.from_numpy(generator.multinomial(classes, np.full(classes, 1 / classes), RESAMPLES)).to(device)
-    weights = (2 * times - 1 if rate == "far" else times).double()  # see the head of this file
-    rates = (weights @ reached.double()) / (weights @ every.double())[:, None]
-    rates = rates.cummax(dim=1).values  # a class may weigh less than nothing
-    places = torch.searchsorted(rates, torch.full_like(rates[:, :1], share)).clamp(max=len(grid) - 1)[:, 0]
-    tail = (1 - CONFIDENCE) / 2
-    ends = grid[places].quantile(grid.new_tensor([tail, 1 - tail])).tolist()
-    return cost, ends[0], ends[1]
+        cost = _cost_of_positives(scan, rank)
+        counts = scan.counts(torch.tensor([cost], dtype=torch.float64, device=scan.order.device))
+        accepted, every = counts.accepted_positives[:, 0], counts.positives
+        ends_of_a_pair = 1
+    reach = _reach(accepted.cpu().numpy(), every.cpu().numpy(), ends_of_a_pair, share)
+    if reach is None:
+        return cost, -inf, inf
+    fewest, most = reach[0] * pairs, reach[1] * pairs
+    ranks = [_rank(end, pairs) for end in reach]
+    low, high = (
+        scan.calibrated(ranks, lambda costs: costs).costs.tolist()
+        if rate == "far"
+        else (_cost_of_positives(scan, end) for end in ranks)
+    )
+    # An end at which less than one pair is accepted, or rejected, is beyond all pairs.
+    return cost, low if fewest >= 1 else -inf, high if pairs - most >= 1 else inf
+
+
+def _reach(
+    accepted: Int[np.ndarray, " classes"], every: Int[np.ndarray, " classes"], ends_of_a_pair: int, share: float
+) -> tuple[float, float] | None:
+    """Between which shares of accepted pairs the wanted one lies for all that these classes can tell.
+
+    Args:
+        accepted: Pairs of each class that the threshold accepts.
+        every: All pairs of each class.
+        ends_of_a_pair: Among the pairs of how many classes each pair is.
+        share: The wanted share of accepted pairs, in (0, 1).
+
+    Returns:
+        Both ends; None where one class is part of all pairs, so that nothing is left without it.
+    """
+    from scipy.special import expit, logit, stdtrit  # nothing else here needs it, and loading takes its time
+
+    held = every > 0
+    accepted, every = accepted[held], every[held]
+    left = every.sum() // ends_of_a_pair - every
+    if not left.all():
+        return None
+    without = (accepted.sum() // ends_of_a_pair - accepted) / left
+    error = without.std() * (len(without) - 1) ** 0.5
+    weights = every / every.sum()
+    freedom = 1 / (weights**2).sum() - 1
+    moved = stdtrit(freedom, (1 + CONFIDENCE) / 2) * error / (share * (1 - share))
+    return float(expit(logit(share) - moved)), float(expit(logit(share) + moved))
 
 
 def _rank(share: float, pairs: int) -> int:
     return min(max(ceil(share * pairs), 1), pairs)
-
-
-def _grid(low: Float[Tensor, ""], high: Float[Tensor, ""]) -> Float[Tensor, " thresholds"]:
-    """Costs between two, increasing."""
-    steps = torch.linspace(0, 1, POINTS, dtype=torch.float64, device=low.device)
-    return low.double() + (high - low).double() * steps
 
 
 def _cost_of_positives(scan: PairScan, rank: int) -> float:

@@ -1,11 +1,13 @@
 """What one threshold means in use, class by class: figures of `tcm_bench.evaluation.deployment`."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
@@ -20,7 +22,8 @@ def deployment_figure(sides: Mapping[str, Deployment]) -> Figure:
     """Distribution of the judged classes' own rates, false accepts beside false rejects.
 
     Each line says which share of the classes has at most a rate; the rate that was wanted is the dashed line. Under a
-    threshold that fits all classes alike the lines would be upright.
+    threshold that fits all classes alike the lines would be upright. False accept rates are on a logarithmic
+    axis, at whose left edge a class has its place that accepts none of its pairs of two classes.
 
     Args:
         sides: By the name of a network, at most two, for the same wanted rate.
@@ -31,30 +34,30 @@ def deployment_figure(sides: Mapping[str, Deployment]) -> Figure:
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for panel, rate, title in zip(panels, ("far", "frr"), ("false accept rate", "false reject rate"), strict=True):
-        for (name, side), color in zip(sides.items(), COLORS, strict=False):
-            _draw(panel, getattr(side, f"class_{rate}").numpy(), name, color, is_log=rate == "far")
+        percent = {name: np.sort(100 * getattr(side, f"class_{rate}").numpy()) for name, side in sides.items()}
+        edge = _log_axis(panel, np.concatenate(list(percent.values()))) if rate == "far" else 0.0
+        for (name, values), color in zip(percent.items(), COLORS, strict=False):
+            shares = np.arange(1, len(values) + 1) / len(values)
+            panel.step(values.clip(min=edge), shares, where="post", color=color, linewidth=1.6, label=name)
         wanted = [side.wanted for side in sides.values() if side.rate == rate]
         if wanted:
             panel.axvline(100 * wanted[0], color="0.25", linestyle="--", linewidth=1, label="wanted")
         panel.set(xlabel=f"{title} of a class, %", ylim=(0, 1))
         plain_axes(panel)
     panels[0].set_ylabel("share of the classes")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    named = {line.get_label(): line for panel in panels for line in panel.lines}  # the wanted rate is in one of them
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
-def _draw(panel: Axes, rates: np.ndarray, name: str, color: str, *, is_log: bool) -> None:
-    percent = np.sort(100 * rates)
-    shares = np.arange(1, len(percent) + 1) / len(percent)
-    if is_log:  # a class that accepts none of its pairs has its place at the left edge
-        seen = percent[percent > 0]
-        least = 10 ** np.floor(np.log10(seen.min())) if len(seen) else 1e-3
-        panel.set_xscale("log")
-        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panel.xaxis.set_major_formatter("{x:g}")
-        panel.xaxis.set_minor_formatter(NullFormatter())
-        percent = np.maximum(percent, least)
-    panel.step(percent, shares, where="post", color=color, linewidth=1.6, label=name)
+def _log_axis(panel: Axes, percent: Float[np.ndarray, " rates"]) -> float:
+    """Make the axis of the rates logarithmic; returns its left edge, the power of ten below all that are not 0."""
+    panel.set_xscale("log")
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    seen = percent[percent > 0]
+    return float(10 ** np.floor(np.log10(seen.min()))) if len(seen) else 1e-3
 
 
 def write_deployment_figure(sides: Mapping[str, Deployment], path: Path) -> Path:
@@ -67,7 +70,7 @@ def write_deployment_figure(sides: Mapping[str, Deployment], path: Path) -> Path
 
 
 def recorded(found: Deployment, names: Sequence[Any] | None = None) -> dict[str, Any]:
-    """A deployment as plain values, for JSON.
+    """A deployment as plain values, for JSON. An end of the interval that is not known is None.
 
     Args:
         found: What was found.
@@ -83,7 +86,7 @@ def recorded(found: Deployment, names: Sequence[Any] | None = None) -> dict[str,
         "wanted": found.wanted,
         "axis": found.axis,
         "threshold": found.threshold,
-        "interval": [found.low, found.high],
+        "interval": [end if isfinite(end) else None for end in (found.low, found.high)],
         "cosine": cosine,
         "distance": max(2 - 2 * cosine, 0.0) ** 0.5,
         "calibration_classes": len(found.calibration),
