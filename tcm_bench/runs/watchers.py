@@ -46,6 +46,8 @@ def start_loggers(cfg: DictConfig, run: Run) -> list[Logger]:
     for node in cfg.logger.values():
         sorted_by = {"group": "_".join(names), "job_type": job_type, "tags": [*node.get("tags", []), *tags]}
         loggers.append(build(node, list(cfg.trusted_packages), **(sorted_by if "tags" in node else {})))
+        if keep_config := getattr(loggers[-1], "keep_config", None):
+            keep_config(OmegaConf.to_yaml(cfg))  # not resolved: places as they were given, not as they are here
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Experiment logs directory")  # a run that goes on tells CSV all again
         describe(

@@ -1,6 +1,7 @@
 """Weights & Biases: one W&B run for each run of ours, under the same id, offline when it cannot be online."""
 
 import contextlib
+import hashlib
 import logging
 import math
 import os
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 import wandb
 from lightning.pytorch.loggers import WandbLogger
 
+from tcm_bench.files import write_atomic
 from tcm_bench.process import is_first_process
 from tcm_bench.results.ledger import CONFIG, WEIGHTS
 
@@ -52,6 +54,7 @@ class WandbRun(WandbLogger):
         *,
         classes_shown: int = 0,
         queries_shown: int = 0,
+        log_config: bool = False,
         log_weights: bool = False,
     ) -> None:
         """Log to a run that has been started; see `wandb_logger` for the rest."""
@@ -59,6 +62,7 @@ class WandbRun(WandbLogger):
         self.lost = False
         self._best: dict[str, float] = {}
         self.classes_shown, self.queries_shown = classes_shown, queries_shown
+        self._log_config = log_config
         self._weights = Path(save_dir) / WEIGHTS if log_weights else None
         self._earlier = [] if run.disabled else [*Path(save_dir).glob(OFFLINE_PARTS)]
         self._earlier = [part for part in self._earlier if part.name != Path(run.settings.sync_dir).name]
@@ -101,6 +105,12 @@ class WandbRun(WandbLogger):
 
         if not self.experiment.disabled:
             self._or_warn(record)
+
+    def keep_config(self, words: str) -> None:
+        """Record the run's configuration, YAML as it is to be read elsewhere, as an artefact if that is wanted."""
+        if self._log_config:
+            run = self.experiment
+            self.keep(f"config-{self.version}", "config", lambda: _written(words, Path(run.settings.sync_dir)))
 
     def conclude(self, summary: Mapping[str, Any], exit_code: int) -> None:
         """End the W&B run with what ours came to: exit code 0 says that it finished, anything else that it did not."""
@@ -149,6 +159,7 @@ def wandb_logger(
     classes_shown: int = 0,
     queries_shown: int = 0,
     log_config: bool = False,
+    code_dir: str | Path = "",
     log_code: bool = False,
     log_weights: bool = False,
 ) -> WandbRun:
@@ -172,7 +183,8 @@ def wandb_logger(
         classes_shown: Test classes whose utility curves are shown, as a picture and as a table.
         queries_shown: Test images that are shown with their nearest neighbors.
         log_config: Keep the run's configuration as an artefact.
-        log_code: Keep this package's sources as one; nobody else's.
+        code_dir: Holds the sources that are uploaded, one copy for all runs of the same.
+        log_code: Keep this package's sources as an artefact; nobody else's.
         log_weights: Keep the trained network as one, once it is.
     """
     if not is_first_process():  # only that one reports
@@ -195,6 +207,10 @@ def wandb_logger(
                     mode=possible,
                     silent=True,
                     console="off",
+                    disable_git=True,  # the row has the commit; this would add the remote and an email address
+                    host="",
+                    x_disable_machine_info=True,  # folders, interpreter and hardware of this machine
+                    x_save_requirements=False,  # the row has the versions; 0.2 s a run
                     reinit="create_new",  # whatever became of the run before in this process
                     init_timeout=INIT_S if possible == "online" else 60,
                     finish_timeout=FINISH_S,
@@ -207,22 +223,38 @@ def wandb_logger(
                 wandb.teardown()  # of its background process, which may be broken or hold on to the run's id
         else:
             break
-    logger = WandbRun(run, save_dir, classes_shown=classes_shown, queries_shown=queries_shown, log_weights=log_weights)
-    if log_config:
-        logger.keep(f"config-{run_id}", "config", lambda: {CONFIG: Path(save_dir) / CONFIG})
+    logger = WandbRun(
+        run,
+        save_dir,
+        classes_shown=classes_shown,
+        queries_shown=queries_shown,
+        log_config=log_config,
+        log_weights=log_weights,
+    )
     if log_code:
-        logger.keep("tcm_bench", "code", lambda: _copied(PACKAGE, Path(run.settings.sync_dir)))
+        logger.keep("tcm_bench", "code", lambda: _copied(PACKAGE, Path(code_dir or save_dir)))
     return logger
 
 
+def _written(config: str, place: Path) -> dict[str, Path]:
+    """A configuration, by its name in the artefact, in a file that stays as it is."""
+    write_atomic(place / CONFIG, config)
+    return {CONFIG: place / CONFIG}
+
+
+@lru_cache  # what this process has imported, whatever becomes of the files while a sweep lasts
 def _copied(package: Path, place: Path) -> dict[str, Path]:
-    """The sources of a package, by their names in it, copied to where they stay as they are now."""
-    copies = {}
-    for file in package.rglob("*.py"):
-        name = file.relative_to(package.parent).as_posix()
-        copies[name] = place / "code" / name
-        copies[name].parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copies[name])
+    """The sources of a package, by their names in it, where they stay as they are now: a folder named by their hash."""
+    sources = {
+        file.relative_to(package.parent).as_posix(): file.read_text(encoding="utf-8") for file in package.rglob("*.py")
+    }
+    digest = hashlib.sha256()
+    for name, source in sorted(sources.items()):
+        digest.update(f"{name}\0{source}\0".encode())
+    copies = {name: place / digest.hexdigest()[:12] / name for name in sources}
+    for name, copy in copies.items():
+        if not copy.exists():
+            write_atomic(copy, sources[name])
     return copies
 
 

@@ -2,12 +2,14 @@
 
 import csv
 import gc
+import getpass
 import http.server
 import json
 import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,7 +19,7 @@ import wandb
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
-from training.offline_run import read_offline_run
+from training.offline_run import read_offline_run, records
 from vectors import command, head, wait_for
 from wandb_server import wandb_server
 
@@ -209,16 +211,36 @@ def test_pictures_tables_and_artefacts_are_kept_with_the_run(tmp_path, run):
         assert image.size == (600, 480)
     table = json.loads((files / shown["utility_table/path"]).read_text())
     assert table["columns"] == ["class", "threshold", "sensitivity", "specificity", "utility"]
-    assert len(table["data"]) == 5 * 101
+    assert len(table["data"]) == 5 * 21
     kept = {artifact.type: artifact for artifact in found.artifacts}
     assert set(kept) == {"run_table", "config", "code", "model"}
     contents = {kind: {entry.path: entry.local_path for entry in one.manifest.contents} for kind, one in kept.items()}
-    assert contents["config"] == {"config.yaml": str(run_dir / "config.yaml")}
+    assert set(contents["config"]) == {"config.yaml"}
+    told = Path(contents["config"]["config.yaml"]).read_text()
+    assert OmegaConf.to_container(OmegaConf.create(told))["paths"]["cache_dir"] == "${paths.output_dir}/cache"
     assert contents["model"] == {"weights.safetensors": str(run_dir / "weights.safetensors")}
     sources = {path.relative_to(PROJECT_ROOT).as_posix() for path in (PROJECT_ROOT / "tcm_bench").rglob("*.py")}
     assert set(contents["code"]) == sources
     for name in ("tcm_bench/losses/tcm.py", "tcm_bench/__init__.py"):
         assert Path(contents["code"][name]).read_bytes() == (PROJECT_ROOT / name).read_bytes()
+
+
+def test_nothing_that_is_uploaded_names_this_machine_its_folders_or_its_secrets(tmp_path, bare, run):
+    """But for the places where W&B itself finds, here, what it is to upload, and words that were typed."""
+    bare.setenv("WANDB_MODE", "offline")
+    bare.setenv("WANDB_API_KEY", secret := "c0ffee" * 7)
+    _, run_dir = run(tmp_path, "logger=wandb")
+    (file,) = run_dir.glob("wandb/offline-run-*/*.wandb")
+    stored(run_dir)
+    sent = [path.read_bytes() for path in (file.parent / "files").rglob("*") if path.is_file()]
+    for record in records(file.read_bytes()):
+        for entry in record.artifact.manifest.contents:
+            sent.append(Path(entry.local_path).read_bytes())
+            entry.local_path = ""
+        sent.append(record.SerializeToString())
+    for private in (str(PROJECT_ROOT), sys.executable, secret, getpass.getuser() + "@"):
+        assert not any(private.encode() in one for one in sent), private
+    assert not any(record.run.host or record.environment.host for record in records(file.read_bytes()))
 
 
 def epochs(found):
