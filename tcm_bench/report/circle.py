@@ -12,7 +12,7 @@ from matplotlib.projections.polar import PolarAxes
 
 from tcm_bench.data.datasets.vectors import vector_set
 from tcm_bench.report.curves import arm_name, finished_run, runs_told
-from tcm_bench.report.picture import write_picture
+from tcm_bench.report.picture import as_it_is, write_picture
 from tcm_bench.report.scores import compared, score
 from tcm_bench.report.source import Source
 from tcm_bench.results.labels import labels
@@ -126,8 +126,8 @@ def circle_figure(base: Source, tcm: Source) -> Figure:
     panels = figure.subplots(1, 2, subplot_kw={"projection": "polar"})
     for panel, side, densities, source, run in zip(panels, sides, curves, sources, runs, strict=True):
         _draw(panel, side, [(at, 1 + HEIGHT * values / highest) for at, values in densities])
-        panel.set_title(_title(side, source, run), fontsize=10)
-    figure.suptitle(fill(_task([run for run in runs if run]), 2 * WIDTH), fontsize=11)
+        panel.set_title(as_it_is(_title(side, source, run)), fontsize=10)
+    figure.suptitle(as_it_is(fill(_task([run for run in runs if run]), 2 * WIDTH)), fontsize=11)
     return figure
 
 
@@ -149,7 +149,9 @@ def _draw(panel: PolarAxes, side: Clusters, outlines: Sequence[tuple[np.ndarray,
         panel.fill_between(at, 1, seen, color=color, alpha=0.45, linewidth=0)
         panel.plot(at, seen, color=color, linewidth=1)
         inside = 0.85 - 0.15 * (order.tolist().index(number) % 3)  # neighbors apart, wherever they lie
-        panel.text(side.centers[number], inside, name, color=color, fontweight="bold", ha="center", va="center")
+        panel.text(
+            side.centers[number], inside, as_it_is(name), color=color, fontweight="bold", ha="center", va="center"
+        )
     panel.set(ylim=(0, 1 + HEIGHT), xticks=[], yticks=[])
     panel.spines["polar"].set_visible(False)
     panel.grid(visible=False)

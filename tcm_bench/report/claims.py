@@ -202,18 +202,18 @@ def _accuracy_and_consistency(recall: _Tally, opis: _Tally, parting: Verdict, fo
 
 
 def _parting(runs: Sequence[Result], recall: str, opis: str) -> tuple[Verdict, str]:
-    """Whether of two baselines of one data set and backbone the more accurate one may surely be the less consistent.
+    """Whether of two baselines on the same data and backbone the more accurate one may surely be the less consistent.
 
     It fails where the most accurate baseline is surely the most consistent one, on every set and backbone.
     """
-    groups: dict[tuple[str, str], dict[str, dict[str, Result]]] = {}
+    groups: dict[tuple[str, str, str | None], dict[str, dict[str, Result]]] = {}
     for run, label in zip(runs, labels(runs), strict=True):
         if is_base(run) and run.status == "finished":
-            of = groups.setdefault((label.data, label.backbone), {})
+            of = groups.setdefault((label.data, label.backbone, run.data_hash), {})
             of.setdefault(f"{label.loss} {label.setting}".strip(), {})[label.seed] = run
     verdicts: list[Verdict] = []
     found = []
-    for (data, backbone), bases in groups.items():
+    for (data, backbone, _), bases in groups.items():
         if len(bases) < FEWEST_BASES:
             continue
         parted, agreeing = _compared(bases, recall, opis)

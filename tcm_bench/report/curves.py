@@ -15,7 +15,7 @@ from tcm_bench.data.datasets.vectors import vector_set
 from tcm_bench.evaluation.settings import Settings
 from tcm_bench.evaluation.threshold import operating_curves, utility
 from tcm_bench.report.measured import record, shared_settings
-from tcm_bench.report.picture import COLORS, plain_axes, write_picture
+from tcm_bench.report.picture import COLORS, as_it_is, plain_axes, write_picture
 from tcm_bench.report.scores import compared, score
 from tcm_bench.report.source import Source
 from tcm_bench.results.labels import Label, is_base, labels
@@ -94,13 +94,13 @@ def utility_figure(base: Source, tcm: Source) -> Figure:
     for panel, side, color in zip(panels, sides, COLORS, strict=False):
         _draw(panel, side, thresholds, color)
         task = tasks[side.run.run_id] if side.run and not same_task else ""
-        panel.set_title(_title(side, task), fontsize=10)
+        panel.set_title(as_it_is(_title(side, task)), fontsize=10)
         panel.set_xlabel(AXIS_LABELS[axis])
     panels[0].set(ylabel="utility of a class", ylim=(0, 1), xlim=(thresholds[0], thresholds[-1]))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     tested = ", ".join(dict.fromkeys(run.tested for run in runs)) or "unseen classes"
     title = f"One line per class, {tested}" + (f": {tasks[runs[0].run_id]}" if same_task else "")
-    figure.suptitle(fill(title, 2 * WIDTH), fontsize=11)
+    figure.suptitle(as_it_is(fill(title, 2 * WIDTH)), fontsize=11)
     return figure
 
 
@@ -123,7 +123,7 @@ def classes_figure(folder: Path, most: int = MOST_CURVES) -> Figure:
     thresholds = _drawn_axis([side], side.axis)
     _draw(panel, side, thresholds, COLORS[0], most)
     panel.set(xlabel=AXIS_LABELS[side.axis], ylabel="utility of a class", ylim=(0, 1), xlim=thresholds[[0, -1]])
-    panel.set_title(_title(side, ""), fontsize=10)
+    panel.set_title(as_it_is(_title(side, "")), fontsize=10)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 

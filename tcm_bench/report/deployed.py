@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from tcm_bench.evaluation.deployment import Deployment
-from tcm_bench.report.picture import COLORS, plain_axes, write_picture
+from tcm_bench.report.picture import COLORS, as_it_is, plain_axes, write_picture
 
 QUANTILES = (0.05, 0.5, 0.95)  # of the classes
 
@@ -38,7 +38,7 @@ def deployment_figure(sides: Mapping[str, Deployment]) -> Figure:
         edge = _log_axis(panel, np.concatenate(list(percent.values()))) if rate == "far" else 0.0
         for (name, values), color in zip(percent.items(), COLORS, strict=False):
             shares = np.arange(1, len(values) + 1) / len(values)
-            panel.step(values.clip(min=edge), shares, where="post", color=color, linewidth=1.6, label=name)
+            panel.step(values.clip(min=edge), shares, where="post", color=color, linewidth=1.6, label=as_it_is(name))
         wanted = [side.wanted for side in sides.values() if side.rate == rate]
         if wanted:
             panel.axvline(100 * wanted[0], color="0.25", linestyle="--", linewidth=1, label="wanted")

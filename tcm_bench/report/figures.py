@@ -5,22 +5,23 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tcm_bench.evaluation.class_curves import ClassCurves
+from tcm_bench.evaluation.evaluate import scientific
+from tcm_bench.evaluation.settings import Settings
 from tcm_bench.evaluation.threshold import num_worst
 from tcm_bench.report.curves import spread
 from tcm_bench.report.fold import Pair
-from tcm_bench.report.picture import COLORS, GRID, plain_axes, write_picture
-from tcm_bench.report.scores import RANGE_END, score
+from tcm_bench.report.picture import COLORS, GRID, as_it_is, plain_axes, write_picture
+from tcm_bench.report.scores import score
 
-FARS = (1e-4, 1e-1)  # of the utility curves
 MOST_CURVES, MOST_WORST = 60, 20
 ARMS = ("without TCM", "with TCM")
 SHADE = "0.95"
@@ -68,23 +69,23 @@ def write_figure(figure: Figure, stem: Path) -> list[Path]:
 
 
 def curves_figure(
-    sides: Mapping[str, ClassCurves], scores: Mapping[str, Mapping[str, float | None]], eps: float
+    sides: Mapping[str, ClassCurves], scores: Mapping[str, Mapping[str, float | None]], settings: Settings
 ) -> Figure:
     """Utility of the classes over the pooled false accept rate; the worst share of them in a color of their own.
 
-    Drawn are at most `MOST_WORST` of the worst classes and `MOST_CURVES` of the others, spread evenly over them. Each
-    decade of rates is a calibration range, above which its OPIS stands.
+    Drawn are at most `MOST_WORST` of the worst classes and `MOST_CURVES` of the others, spread evenly over them. Above
+    each calibration range stands its OPIS.
 
     Args:
         sides: By the name of a network, from left to right.
         scores: Of each network, by their names in rows.
-        eps: Share of the classes called worst.
+        settings: What both were measured with.
     """
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     panels = figure.subplots(1, len(sides), sharex=True, sharey=True, squeeze=False)[0]
     for panel, (name, side) in zip(panels, sides.items(), strict=True):
-        _draw_classes(panel, side, eps)
-        _draw_ranges(panel, side, scores[name])
+        _draw_classes(panel, side, settings)
+        _draw_ranges(panel, side, scores[name], settings)
         panel.set_title(name, fontsize=10, pad=18)
         panel.set_xlabel("threshold, by its false accept rate over all classes")
     panels[0].set_ylabel("utility of a class")
@@ -92,13 +93,13 @@ def curves_figure(
     return figure
 
 
-def _draw_classes(panel: Axes, side: ClassCurves, eps: float) -> None:
+def _draw_classes(panel: Axes, side: ClassCurves, settings: Settings) -> None:
     rates, utilities = side.rates.numpy(), side.utilities.numpy()
-    order = np.argsort(mean_utilities(side), kind="stable")
-    worst = num_worst(len(order), eps)
+    order = np.argsort(mean_utilities(side, settings), kind="stable")
+    worst = num_worst(len(order), settings.eps)
     for members, most, color, label in (
         (order[worst:], MOST_CURVES, COLORS[0], "a class"),
-        (order[:worst], MOST_WORST, COLORS[1], f"of the worst {100 * eps:g} %"),
+        (order[:worst], MOST_WORST, COLORS[1], f"of the worst {100 * settings.eps:g} %"),
     ):
         if not len(members):
             continue
@@ -111,13 +112,26 @@ def _draw_classes(panel: Axes, side: ClassCurves, eps: float) -> None:
     plain_axes(panel)
 
 
-def mean_utilities(side: ClassCurves) -> np.ndarray:
-    """Of each class over the headline's range, in [0, 1]."""
-    return side.utilities[:, side.rates >= FARS[1] / 10].mean(dim=1).numpy()
+def mean_utilities(side: ClassCurves, settings: Settings) -> np.ndarray:
+    """Of each class over the headline's calibration range, as the metric ranks classes by; in [0, 1].
+
+    By the trapezoid rule over the curves' own rates, which are fewer than the metric's.
+    """
+    low, high = settings.far_bounds
+    inside = (side.rates >= low * (1 - 1e-9)) & (side.rates <= high * (1 + 1e-9))
+    if inside.sum() < 2:  # too few pairs to show the range
+        inside = torch.ones_like(inside)
+    cosines = side.thresholds.clamp(-1, 1)
+    axes = {"distance": (2 - 2 * cosines).sqrt(), "similarity": cosines, "far": side.rates.log()}
+    axis = axes[settings.axis][inside]
+    utilities = side.utilities[:, inside]
+    if axis[0] == axis[-1]:
+        return utilities.mean(dim=1).numpy()
+    return (torch.trapezoid(utilities, axis) / (axis[-1] - axis[0])).numpy()
 
 
-def _draw_ranges(panel: Axes, side: ClassCurves, scores: Mapping[str, float | None]) -> None:
-    for number, (name, (low, high)) in enumerate(decades(scores).items()):
+def _draw_ranges(panel: Axes, side: ClassCurves, scores: Mapping[str, float | None], settings: Settings) -> None:
+    for number, (name, (low, high)) in enumerate(opis_ranges(settings).items()):
         if high <= side.rates[0]:
             continue
         if number % 2 == 0:
@@ -127,22 +141,24 @@ def _draw_ranges(panel: Axes, side: ClassCurves, scores: Mapping[str, float | No
         panel.text((low * high) ** 0.5, 1.02, f"OPIS {shown}", ha="center", va="bottom", fontsize=8)
 
 
-def decades(names: Sequence[str] | Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """Names of the OPIS of each calibration range that was measured, strictest first, and the rates at its ends."""
-    stricter = {name: float(found[1]) for name in names if (found := re.fullmatch(f"opis{RANGE_END}", name))}
-    ranges = {name: (high / 10, high) for name, high in sorted(stricter.items(), key=lambda item: item[1])}
-    return {**ranges, "opis": (FARS[1] / 10, FARS[1])}
+def opis_ranges(settings: Settings) -> dict[str, tuple[float, float]]:
+    """The false accept rates at the ends of each calibration range, strictest first, by the name of its OPIS."""
+    names = {
+        "opis" if bounds is settings.far_bounds else f"opis_far_{scientific(bounds[1])}": bounds
+        for bounds in settings.ranges
+    }
+    return dict(sorted(names.items(), key=lambda named: named[1]))
 
 
-def decades_figure(names: Sequence[str], pairs: Sequence[Sequence[Pair]]) -> Figure:
+def ranges_figure(names: Sequence[str], pairs: Sequence[Sequence[Pair]]) -> Figure:
     """OPIS of every comparison in each range of rates, without TCM and with it, as measured and less noise.
 
     Args:
         names: Of the comparisons.
         pairs: Of each its runs without TCM and with it, a pair for each seed: drawn are the means.
     """
-    measured = dict.fromkeys(name for runs in pairs for pair in runs for run in pair for name in run.metrics)
-    ranges = decades(measured)
+    measured = [Settings.of(run.threshold) for runs in pairs for pair in runs for run in pair]
+    ranges = opis_ranges(measured[0] if measured else Settings())
     figure = Figure(figsize=(9, 1.6 + 0.26 * max(len(names), 1)), layout="constrained")
     panels = figure.subplots(1, len(ranges), sharey=True, squeeze=False)[0]
     places = np.arange(len(names))[::-1]
@@ -158,7 +174,7 @@ def decades_figure(names: Sequence[str], pairs: Sequence[Sequence[Pair]]) -> Fig
         panel.set_xlabel("OPIS x 1e-3")
         panel.set_xlim(left=0)
         plain_axes(panel, grid="x")
-    panels[0].set_yticks(places, names, fontsize=8)
+    panels[0].set_yticks(places, [as_it_is(name) for name in names], fontsize=8)
     figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 

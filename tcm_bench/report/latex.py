@@ -1,12 +1,17 @@
 """The comparison table in the article's form, as LaTeX."""
 
 import math
+import re
 
 from tcm_bench.report.fold import Comparisons, row_names
 from tcm_bench.report.scores import Score, arrow, score
 
 ARROWS = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "=": "$=$"}
-ESCAPED = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
+ESCAPED = {letter: rf"\{letter}" for letter in "_%&#${}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
 
 
 def latex(found: Comparisons, name: str) -> str:
@@ -23,7 +28,7 @@ def latex(found: Comparisons, name: str) -> str:
         r"\centering",
         rf"\caption{{With TCM, and its change over the same network without it: mean over the seeds. "
         rf"Sweep {_escaped(name)}.}}",
-        rf"\label{{tab:{name}}}",
+        rf"\label{{tab:{re.sub('[^A-Za-z0-9.:-]', '-', name)}}}",
         rf"\begin{{tabular}}{{lllr{'r' * len(shown)}}}",
         r"\toprule",
         " & ".join(map(_escaped, titles)) + r" \\",

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from tcm_bench.report.comparison import tcm_kinds
 from tcm_bench.report.fold import BASE_ARM
-from tcm_bench.report.picture import COLORS, write_picture
+from tcm_bench.report.picture import COLORS, as_it_is, write_picture
 from tcm_bench.report.scores import Score, compared, score
 
 MARKERS = "osD^vP*Xph<>d8"
@@ -71,7 +71,7 @@ def pareto_figure(rows: pd.DataFrame) -> Figure:
     panels = figure.subplots(down, across, squeeze=False).flatten()
     for panel, ((data, backbone), group) in zip(panels, groups, strict=False):
         _draw(panel, group, recall, opis, shapes, sizes, arms)
-        panel.set_title(f"{data}, {backbone}", fontsize=10)
+        panel.set_title(as_it_is(f"{data}, {backbone}"), fontsize=10)
     for panel in panels[len(groups) :]:
         panel.set_visible(False)
     figure.supxlabel(f"{recall.title}, {recall.unit}: better to the right")
@@ -183,7 +183,7 @@ def _legend(shapes: dict[str, str], sizes: dict[str, float], arms: dict[str, str
     """Arms, losses, settings; what all have alike is not told."""
 
     def mark(label: str, marker: str = "o", size: float = 60.0, color: str = "0.4") -> Line2D:
-        return Line2D([], [], linestyle="none", marker=marker, markersize=size**0.5, color=color, label=label)
+        return Line2D([], [], linestyle="none", marker=marker, markersize=size**0.5, color=color, label=as_it_is(label))
 
     return [
         *(mark("without TCM" if name == BASE_ARM else f"TCM {name}", color=color) for name, color in arms.items()),

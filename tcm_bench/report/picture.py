@@ -23,6 +23,17 @@ COLORS = (  # Okabe and Ito: these stay apart for every kind of color vision; th
 GRID = "0.9"
 
 
+def as_it_is(name: str) -> str:
+    r"""A name that somebody gave, for a picture: its dollars make no formula, and legends have it with an underscore.
+
+    Example:
+        >>> print(as_it_is("cheap $ and $$"))
+        cheap \$ and \$\$
+    """
+    hidden = "\u200b" if name.startswith("_") else ""  # matplotlib leaves such names out of legends
+    return hidden + name.replace("$", r"\$")
+
+
 def plain_axes(panel: Axes, grid: Literal["both", "x"] = "both") -> None:
     """A light grid, and of the frame only what has a scale."""
     panel.grid(axis=grid, color=GRID, linewidth=0.6)

@@ -35,7 +35,7 @@ class Shown(NamedTuple):
 def telling_queries(
     embeddings: Float[Tensor, "items dim"],
     labels: Int[Tensor, " items"],
-    threshold: float,
+    threshold: float | None,
     *,
     query: Bool[Tensor, " items"] | None = None,
     gallery: Bool[Tensor, " items"] | None = None,
@@ -45,30 +45,40 @@ def telling_queries(
     Args:
         embeddings: Rows of any norm but 0.
         labels: Class of each row.
-        threshold: A cosine.
+        threshold: A cosine; None: there is none to be close to.
         query: Which rows are queries; by default all.
         gallery: Which rows are searched; by default all.
     """
     asked = torch.arange(len(labels)) if query is None else query.nonzero()[:, 0]
+    asked = asked[_partners(labels, gallery)[asked] > 0]  # without one it cannot be right
     asked = asked[spread(len(asked), MOST_QUERIES)]
     nearest, cosines = neighbors(embeddings, asked, 1, gallery=gallery)
     right = labels[nearest[:, 0]] == labels[asked]
     cosine = cosines[:, 0]
     orders = {
         "worst": torch.where(right, -torch.inf, cosine),
-        "near the threshold": torch.where(right, -torch.inf, -(cosine - threshold).abs()),
+        "near the threshold": torch.where(right, -torch.inf, -(cosine - (threshold or 0.0)).abs()),
         "best": torch.where(right, cosine, -torch.inf),
     }
+    if threshold is None:
+        del orders["near the threshold"]
     chosen: dict[int, str] = {}
-    for kind, wanted in KINDS.items():
+    for kind, order in orders.items():
         found = 0
-        for number in orders[kind].argsort(descending=True, stable=True).tolist():
-            if found == wanted or orders[kind][number] == -torch.inf:
+        for number in order.argsort(descending=True, stable=True).tolist():
+            if found == KINDS[kind] or order[number] == -torch.inf:
                 break
             if number not in chosen:
                 chosen[number] = kind
                 found += 1
     return [(kind, int(asked[number])) for number, kind in chosen.items()]
+
+
+def _partners(labels: Int[Tensor, " items"], gallery: Bool[Tensor, " items"] | None) -> Int[Tensor, " items"]:
+    """How many others of its class each item could find."""
+    searched = torch.ones_like(labels, dtype=torch.bool) if gallery is None else gallery
+    _, classes = labels.unique(return_inverse=True)
+    return torch.bincount(classes, weights=searched.double()).long()[classes] - searched.long()
 
 
 def sheet(

@@ -116,6 +116,16 @@ def test_a_sweep_of_baselines_alone_is_asked_for_its_part(run):
     assert found.verdict == "not enough data"  # there is no TCM
 
 
+def test_baselines_on_other_draws_of_the_classes_are_not_compared(run):
+    runs = [
+        run("none", seed=seed, loss=f"loss{number}", recall_at_1=0.6 + 0.05 * number + 1e-4 * seed * number,
+            opis=0.02 + 0.01 * number + 1e-5 * seed * number, row={"data_hash": str(number)})
+        for number in range(4) for seed in SEEDS
+    ]  # fmt: skip
+    (found,) = [claim for claim in claims(fold(runs), runs) if claim.number == "C4"]
+    assert "no data set has 4 baselines" in found.found
+
+
 def test_the_cost_is_that_of_a_step_and_of_pairs_that_can_be_compared(run):
     def of(slower, number, **row):
         return [

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pandas as pd
 import pytest
 import torch
 from command_line import tcm_bench
+from omegaconf import OmegaConf
 from reported import write_page, write_sweeps
 
-from tcm_bench.report.sheets import neighbors
+from tcm_bench.report.sheets import neighbors, telling_queries
 from tcm_bench.results import ledger
 
 
@@ -87,7 +89,7 @@ def test_classes_curves_and_images_are_there(page, swept):
     assert page.count("data:image/jpeg;base64,") > 50
     assert "its images are not here" in page  # of the vectors
     figures = {path.name for path in (swept / "report" / "images-vectors").iterdir()}
-    stems = {"decades", "c1-curves", "c1-use", "c1-training", "c2-curves", "c2-use", "c2-training"}
+    stems = {"ranges", "pareto", "c1-curves", "c1-use", "c1-training", "c2-curves", "c2-use", "c2-training"}
     assert {f"{stem}.{suffix}" for stem in stems for suffix in ("svg", "png")} <= figures
 
 
@@ -157,3 +159,54 @@ def test_a_page_is_made_where_two_comparisons_have_one_id_under_two_names(swept,
     text = (output / "report" / "vectors.html").read_text(encoding="utf-8")
     assert '<a href="#c1">features</a>' in text
     assert '<a href="#c2">copied</a>' in text
+
+
+@pytest.fixture
+def photographs(swept) -> Iterator[list[Path]]:
+    """The files that the sweep `images` was tested on, whole again afterwards."""
+    (root,) = {
+        OmegaConf.load(folder / ledger.CONFIG).data.root
+        for folder in ledger.run_dirs(swept)
+        if ledger.read_result(folder).choices["data"] == "folder"
+    }
+    files = [path for path in Path(root).rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    yield files
+    for path, content in before.items():
+        path.write_bytes(content)
+
+
+def test_damaged_images_are_said_and_the_rest_of_the_page_is_there(swept, tmp_path, photographs):
+    output = shutil.copytree(swept, tmp_path / "copy")
+    for path in photographs:
+        path.write_bytes(path.read_bytes()[:40])
+    done = tcm_bench("report", "images", "--output-dir", output)
+    assert done.exit_code == 0, done.output
+    text = (output / "report" / "images.html").read_text(encoding="utf-8")
+    assert "no images: " in text
+    assert "data:image/jpeg" not in text
+    assert 'data-class="' in text
+
+
+def test_networks_tested_on_different_data_show_no_images_of_each_other(swept, tmp_path):
+    output = shutil.copytree(swept, tmp_path / "copy")
+    for folder in ledger.run_dirs(output):
+        row = ledger.read_result(folder)
+        row.data_hash = str(row.choices["tcm"])
+        ledger.write_result(folder, row)
+    assert tcm_bench("report", "images", "--output-dir", output).exit_code == 0
+    text = (output / "report" / "images.html").read_text(encoding="utf-8")
+    assert "were tested on different data" in text
+    assert "data:image/jpeg" not in text
+    assert 'type="application/json">' not in text
+
+
+def test_a_query_that_cannot_be_right_is_not_shown_as_the_worst():
+    rows = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [0.9, 0.1], [1.0, 0.01], [0.0, 1.0], [0.1, 0.9]]))
+    labels = torch.tensor([0, 0, 1, 2, 2])
+    shown = telling_queries(rows, labels, 0.5)
+    assert 2 not in [row for _, row in shown]
+    assert ("worst", 0) in shown
+    assert "near the threshold" not in {kind for kind, _ in telling_queries(rows, labels, None)}
+    gallery = torch.tensor([False, True, True, False, True])
+    assert {row for _, row in telling_queries(rows, labels, 0.5, gallery=gallery)} == {0, 3}

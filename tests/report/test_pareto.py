@@ -128,3 +128,32 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(run, rows, tmp_path):
             pareto_figure(fold(incomplete).rows)
     with pytest.raises(ValueError, match=r"end the name in one of \.png"):
         write_pareto_figure(rows, tmp_path / "pareto.gif")
+
+
+def test_names_with_dollars_or_an_underscore_in_front_are_drawn_as_they_are(run, tmp_path):
+    named = [(loss, tcm) for loss in ("_own", "a$b$") for tcm in ("none", "paper")]
+    rows = fold([run(tcm, loss=loss, data="$two$ $") for loss, tcm in named]).rows
+    figure = pareto_figure(rows)
+    assert len(figure.legends[0].get_texts()) == 4
+    assert write_pareto_figure(rows, tmp_path / "pareto.svg").stat().st_size
+
+
+def test_the_document_says_what_its_rows_say_and_shows_the_picture_of_them(root):
+    csv = root / "results" / "pareto.csv"
+    text = (root / "docs" / "pareto.md").read_text(encoding="utf-8")
+    told = text.partition("<!-- results/pareto.csv -->\n")[2].partition("<!-- end -->")[0]
+    assert told.splitlines() == [f"- {sentence}" for sentence in pareto_claims(pd.read_csv(csv))]
+    with Image.open(root / "docs" / "pareto" / "pareto.png") as picture:
+        assert picture.text["Description"].endswith(hashlib.sha256(csv.read_bytes()).hexdigest())
+
+
+def test_the_toys_document_says_what_its_rows_say(root):
+    text = (root / "docs" / "toy.md").read_text(encoding="utf-8")
+    rows = pd.read_csv(root / "results" / "toy.csv")
+    for name, scale in (("R@1, %", 100), ("OPIS, e-3", 1000)):
+        column = {"R@1, %": "recall_at_1", "OPIS, e-3": "opis"}[name]
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
+        told = [float(cell.split()[0]) for cell in line.split("|")[2:5]]
+        kept = [rows[f"{column}_base"][0], *rows[f"{column}_tcm"]]
+        assert told == [round(scale * value, 1) for value in kept]
+    assert list(rows["tcm"].str.split().str[0]) == ["paper", "chosen"]

@@ -81,7 +81,7 @@ def test_every_target_is_checked_without_being_built():
 SWEEPS = sorted(file.stem for file in (PROJECT_ROOT / "conf" / "sweep").glob("*.yaml"))
 RUNS = {
     "mini": 64,
-    "pareto": 128,
+    "pareto": 192,
     "toy": 9,
     "evidence_heads": 480,
     "base": 42,

@@ -1,6 +1,7 @@
 """What the page shows: from rows, from what runs have stored and, where they are at hand, from their images."""
 
 import base64
+import contextlib
 import io
 import json
 import math
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from safetensors import safe_open
@@ -21,21 +23,22 @@ from tcm_bench.data.table import ImageTable
 from tcm_bench.evaluation.bootstrap import p_value
 from tcm_bench.evaluation.class_curves import ClassCurves, class_curves
 from tcm_bench.evaluation.deployment import Deployment, deploy
+from tcm_bench.evaluation.settings import Settings
 from tcm_bench.files import write_atomic
 from tcm_bench.report.claims import claims, summed_up
 from tcm_bench.report.comparison import BENCHMARKS, DASH, ENOUGH_SEEDS, FEW_SEEDS, has_few_seeds
 from tcm_bench.report.deployed import deployment_figure, recorded
 from tcm_bench.report.figures import (
     ARMS,
-    FARS,
     curves_figure,
-    decades_figure,
     mean_utilities,
+    ranges_figure,
     svg,
     training_figure,
     write_figure,
 )
 from tcm_bench.report.fold import Comparisons, Pair, fold, row_names
+from tcm_bench.report.pareto import pareto_figure
 from tcm_bench.report.scores import Score, arrow, score
 from tcm_bench.report.sheets import sheet, telling_queries
 from tcm_bench.results.ledger import EMBEDDINGS, HISTORY, Result, Run
@@ -67,7 +70,8 @@ class Section:
     in_use: list[dict[str, Any]] = field(default_factory=list)
     sheets: list[dict[str, Any]] = field(default_factory=list)
     worst: list[dict[str, Any]] = field(default_factory=list)
-    classes: Markup | None = None
+    classes: Markup | None = None  # at most so many as a table has, the worst first
+    num_classes: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -80,6 +84,14 @@ class _Arm:
     indices: np.ndarray
     curves: ClassCurves
     deployments: dict[float, Deployment]
+
+    @property
+    def settings(self) -> Settings:
+        return Settings.of(self.run.threshold)
+
+    @property
+    def mean_utilities(self) -> np.ndarray:
+        return mean_utilities(self.curves, self.settings)
 
     @property
     def roles(self) -> dict[str, Any]:
@@ -119,23 +131,13 @@ def write_page(
 
     names = _titles(found)
     judged = claims(found, rows)
-    overview = [
-        (
-            shown(
-                decades_figure(names, found.pairs),
-                "decades",
-                "OPIS of each comparison in each range of false accept rates",
-            ),
-            "OPIS by decade of the false accept rate",
-            "Each line joins a network without TCM and with it; filled: as measured, hollow: less the noise of few "
-            "images a class. Further left is more consistent.",
-        )
-    ] * bool(len(found.rows))
+    overview = _overview(found, names, shown) if len(found.rows) else []
     sections = []
+    most_classes = MOST_CLASSES // max(sum(map(bool, found.pairs)), 1)
     for number, (title, of_row) in enumerate(zip(names, found.pairs, strict=True)):
         on_progress(number, len(names))
         if of_row:
-            section = _section(_anchor(number), title, of_row[0], output_dir, len(names), pictures, shown)
+            section = _section(_anchor(number), title, of_row[0], output_dir, most_classes, pictures, shown)
             sections.append(section)
     on_progress(len(names), len(names))
     environment = Environment(
@@ -159,6 +161,7 @@ def write_page(
         table=_table(found),
         overview=overview,
         sections=sections,
+        most_classes=most_classes,
         notes=found.notes,
         settings=found.settings,
         runs=_provenance(rows, planned),
@@ -168,6 +171,34 @@ def write_page(
     path = folder / f"{name}.html"
     write_atomic(path, page)
     return [path, *written]
+
+
+def _overview(
+    found: Comparisons, names: Sequence[str], shown: Callable[[Any, str, str], Markup]
+) -> list[tuple[Markup, str, str]]:
+    """Figures of all comparisons together: SVG, title, caption."""
+    drawn = shown(
+        ranges_figure(names, found.pairs), "ranges", "OPIS of each comparison in each range of false accept rates"
+    )
+    figures = [
+        (
+            drawn,
+            "OPIS by range of the false accept rate",
+            "Each line joins a network without TCM and with it; filled: as measured, hollow: less the noise of few "
+            "images a class. Further left is more consistent.",
+        )
+    ]
+    with contextlib.suppress(ValueError):  # no comparison has both arms
+        drawn = shown(pareto_figure(found.rows), "pareto", "R@1 against OPIS of each network, without TCM and with it")
+        figures.append(
+            (
+                drawn,
+                "Accuracy against consistency",
+                "An arrow leads from each network without TCM to the same with it; down and to the right is better. "
+                "Steps: the Pareto front of each arm, beyond which none of its networks has more R@1 and less OPIS.",
+            )
+        )
+    return figures
 
 
 def _asset(file: str) -> str:
@@ -207,10 +238,11 @@ def _cell(row: Mapping[str, Any], metric: Score) -> Cell:
     base, tcm = row[f"{metric.name}_base"], row[f"{metric.name}_tcm"]
     low, high = (metric.scale * row[f"{metric.name}_change_{end}"] for end in ("low", "high"))
     if math.isnan(tcm):
-        return Cell(DASH, "", None, "no value with TCM", None)
+        told = "undefined with TCM" if row["seeds"] else "no seed has a finished run of both arms"
+        return Cell(DASH, "", None, told, None)
     value, change = metric.scale * tcm, metric.scale * (tcm - base)
     if math.isnan(change):
-        return Cell(f"{value:.1f}", "", None, "no value without TCM", value)
+        return Cell(f"{value:.1f}", "", None, "undefined without TCM", value)
     detail = f"without TCM {metric.scale * base:.1f}"
     if metric.relative and base:
         detail += f" ({100 * (tcm / base - 1):+.0f} %)"
@@ -225,7 +257,7 @@ def _section(
     title: str,
     pair: Pair,
     output_dir: Path,
-    sections: int,
+    most_classes: int,
     pictures: Callable[[Path], ImageTable | None],
     shown: Callable[[Any, str, str], Markup],
 ) -> Section:
@@ -239,12 +271,11 @@ def _section(
         except ValueError as error:
             section.notes.append(f"{run.run_id}: {error}")
     if len(arms) == 2:
-        eps = float(pair[0].threshold.get("eps", 0.1))
         sides = dict(zip(ARMS, arms, strict=True))
         figure = curves_figure(
             {name: arm.curves for name, arm in sides.items()},
             {name: arm.run.metrics for name, arm in sides.items()},
-            eps,
+            arms[0].settings,
         )
         section.figures.append(
             (
@@ -269,12 +300,20 @@ def _section(
             for name, arm in sides.items()
             if (found := arm.deployments.get(wanted))
         ]
-        table = pictures(folders[0])
-        if table is None:
-            section.notes.append("its images are not here, so there are no sheets of them")
+        if _are_alike(*arms):
+            table = _images(section, pictures, folders[0], arms[0])
+            if table is not None:
+                try:
+                    _add_images(section, sides, table)
+                except (OSError, ValueError) as error:  # what Pillow raises of a file that is lost or damaged
+                    section.sheets, section.worst = [], []
+                    section.notes.append(f"no images: {error}")
+            section.classes = _classes(sides, most_classes, table)
+            section.num_classes = len(arms[0].curves.labels)
         else:
-            _add_images(section, sides, table)
-        section.classes = _classes(sides, MOST_CLASSES // max(sections, 1), table)
+            section.notes.append(
+                "its two networks were tested on different data, so their images and classes are not compared"
+            )
     training = training_figure({arm: history for arm, history in histories.items() if history is not None})
     if training:
         section.figures.append(
@@ -285,6 +324,35 @@ def _section(
             )
         )
     return section
+
+
+def _are_alike(base: _Arm, tcm: _Arm) -> bool:
+    """Whether a row is the same image of the same class in both."""
+    assert base.vectors.labels is not None
+    assert tcm.vectors.labels is not None
+    return (
+        base.run.data_hash == tcm.run.data_hash
+        and torch.equal(base.vectors.labels, tcm.vectors.labels)
+        and np.array_equal(base.vectors.classes, tcm.vectors.classes)
+        and np.array_equal(base.indices, tcm.indices)
+    )
+
+
+def _images(
+    section: Section, pictures: Callable[[Path], ImageTable | None], folder: Path, arm: _Arm
+) -> ImageTable | None:
+    """The images that a run was tested on, if they are here and are these."""
+    try:
+        table = pictures(folder)
+    except (OSError, ValueError) as error:
+        section.notes.append(f"no images: {error}")
+        return None
+    if table is None:
+        section.notes.append("its images are not here, so there are no sheets of them")
+    elif len(table) <= int(arm.indices.max()):
+        section.notes.append(f"no images: there are {len(table)} where the run was tested on more")
+        return None
+    return table
 
 
 def _history(folder: Path) -> pd.DataFrame | None:
@@ -306,8 +374,9 @@ def _stored(run: Result, folder: Path) -> _Arm:
     given = vector_set(file)
     assert given.labels is not None
     rows, labels, query, gallery = given.vectors, given.labels, given.query, given.gallery
-    c = float(run.threshold.get("c", 1.0))
-    curves = class_curves(rows, labels, bounds=FARS, c=c, query=query, gallery=gallery)
+    settings = Settings.of(run.threshold)
+    bounds = min(low for low, _ in settings.ranges), max(high for _, high in settings.ranges)
+    curves = class_curves(rows, labels, bounds=bounds, c=settings.c, query=query, gallery=gallery)
     deployments = {}
     for wanted in WANTED:
         try:
@@ -323,7 +392,7 @@ def _add_images(section: Section, sides: Mapping[str, _Arm], table: ImageTable) 
     """Retrieval sheets and the worst classes."""
     base = sides[ARMS[0]]
     assert base.vectors.labels is not None
-    threshold = base.deployments[WANTED[0]].threshold if WANTED[0] in base.deployments else 0.5
+    threshold = base.deployments[WANTED[0]].threshold if WANTED[0] in base.deployments else None
     queries = telling_queries(base.vectors.vectors, base.vectors.labels, threshold, **base.roles)
 
     def name(arm: _Arm, row: int) -> str:
@@ -355,7 +424,7 @@ def _add_images(section: Section, sides: Mapping[str, _Arm], table: ImageTable) 
                 "arms": {title: of_queries[row] for title, of_queries in of_arms.items()},
             }
         )
-    means = {title: mean_utilities(arm.curves) for title, arm in sides.items()}
+    means = {title: arm.mean_utilities for title, arm in sides.items()}
     for place in np.argsort(means[ARMS[0]], kind="stable")[:WORST_CLASSES]:
         label = int(base.curves.labels[place])
         rows = (base.vectors.labels == label).nonzero()[:IMAGES_OF_CLASS, 0].tolist()
@@ -386,7 +455,7 @@ def _classes(sides: Mapping[str, _Arm], most: int, table: ImageTable | None) -> 
     names = [str(base.vectors.classes[label]) for label in labels]
     if table is not None:
         names = [str(table.class_names[int(name)]) for name in names]
-    utilities = [mean_utilities(arm.curves) for arm in (base, tcm)]
+    utilities = [arm.mean_utilities for arm in (base, tcm)]
     order = np.argsort(utilities[0], kind="stable")[:most]
     rows = [[labels[n], names[n], *(round(100 * float(values[n]), 1) for values in utilities)] for n in order]
     # Within a script nothing may look like its end.
