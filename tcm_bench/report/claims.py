@@ -258,6 +258,6 @@ def summed_up(found: Sequence[Claim]) -> str:
     by_verdict: dict[str, list[str]] = {}
     for claim in found:
         by_verdict.setdefault(claim.verdict, []).append(claim.number)
-    words = {"holds": "hold", "fails": "fail", "not enough data": "cannot be judged by these runs"}
+    words = {"holds": "hold", "fails": "fail", "not enough data": "are not settled by these runs"}
     parts = [f"{', '.join(by_verdict[verdict])} {word}" for verdict, word in words.items() if verdict in by_verdict]
     return f"Of the article's claims {'; '.join(parts)}."

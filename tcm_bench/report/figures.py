@@ -54,9 +54,21 @@ def svg(figure: Figure, name: str) -> str:
         text = text.replace(color, of_page)
     text = re.sub(rf'<g id="{CLASS}([^"]*)">', r'<g class="class" data-class="\1">', text)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(?<= d=")[^"]*', lambda found: _shorter(found[0]), text)
     # Identifiers that nothing refers to would be there once for each figure.
     used = set(re.findall(r"#([\w-]+)", text))
     return re.sub(r' id="([\w-]+)"', lambda found: found[0] if found[1] in used else "", text)
+
+
+def _shorter(path: str) -> str:
+    """A path to tenths of a point, in a third of the bytes; of lines alone the command need not be said again.
+
+    Example:
+        >>> _shorter("M 39.904 213.795 L 44.598 213.795 L 49.2 1.234")
+        'M 39.9 213.7 44.5 213.7 49.2 1.2'
+    """
+    cut = re.sub(r"(\.\d)\d+", r"\1", " ".join(path.split()))
+    return cut if re.search("[CQz]", cut) else cut.replace(" L ", " ")
 
 
 def write_figure(figure: Figure, stem: Path) -> list[Path]:

@@ -141,7 +141,7 @@ def test_names_with_dollars_or_an_underscore_in_front_are_drawn_as_they_are(run,
 def test_the_document_says_what_its_rows_say_and_shows_the_picture_of_them(root):
     csv = root / "results" / "pareto.csv"
     text = (root / "docs" / "pareto.md").read_text(encoding="utf-8")
-    told = text.partition("<!-- results/pareto.csv -->\n")[2].partition("<!-- end -->")[0]
+    told = text.partition("<!-- claims of results/pareto.csv -->\n")[2].partition("<!-- end -->")[0]
     assert told.splitlines() == [f"- {sentence}" for sentence in pareto_claims(pd.read_csv(csv))]
     with Image.open(root / "docs" / "pareto" / "pareto.png") as picture:
         assert picture.text["Description"].endswith(hashlib.sha256(csv.read_bytes()).hexdigest())

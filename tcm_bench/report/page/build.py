@@ -26,7 +26,7 @@ from tcm_bench.evaluation.deployment import Deployment, deploy
 from tcm_bench.evaluation.settings import Settings
 from tcm_bench.files import write_atomic
 from tcm_bench.report.claims import claims, summed_up
-from tcm_bench.report.comparison import BENCHMARKS, DASH, ENOUGH_SEEDS, FEW_SEEDS, has_few_seeds
+from tcm_bench.report.comparison import BENCHMARKS, DASH, ENOUGH_SEEDS, FEW_SEEDS, counted, has_few_seeds
 from tcm_bench.report.deployed import deployment_figure, recorded
 from tcm_bench.report.figures import (
     ARMS,
@@ -150,6 +150,7 @@ def write_page(
     page = environment.get_template("page.html.jinja").render(
         name=name,
         verdict=summed_up(judged),
+        lead=[counted(found.rows, score(name)) for name in found.scores[1::-1]],
         claims=judged,
         foreign=[data for data in dict.fromkeys(found.rows["data"]) if data not in BENCHMARKS],
         warning=f"Fewer than {ENOUGH_SEEDS} seeds: {FEW_SEEDS}." if has_few_seeds(found.rows) else "",
