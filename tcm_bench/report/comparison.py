@@ -251,18 +251,25 @@ def _claims(found: Comparisons) -> list[tuple[str, str]]:
 
 
 def counted(rows: pd.DataFrame, metric: Score) -> str:
-    """In how many comparisons a score changes for the better, by how much, and how often the intervals leave out 0."""
+    """In how many comparisons a score changes for the better, by how much, and how often the intervals leave out 0.
+
+    Of a single comparison, by how much it changes, and whether its interval leaves out 0.
+    """
     change = (rows[f"{metric.name}_tcm"] - rows[f"{metric.name}_base"]).dropna()
     improved = (change > 0) if metric.higher_is_better else (change < 0)
     shown = _changes(rows, metric)
+    unit = "%" if metric.relative else "points"
+    up, down = rows[f"{metric.name}_change_low"] > 0, rows[f"{metric.name}_change_high"] < 0
+    if len(rows) == len(shown) == 1:
+        text = f"{metric.title} changed by {shown.iloc[0]:+.1f} {unit}"
+        leaves_out_0 = "leaves out" if (up | down).any() else "holds"
+        return text + (f"; the 95 % interval {leaves_out_0} 0" if _has_intervals(rows) else "")
     text = f"{metric.title} {'rose' if metric.higher_is_better else 'fell'} in {improved.sum()} of {len(rows)}"
     if len(change) < len(rows):
         text += f" ({len(rows) - len(change)} without a value)"
     if len(shown):
-        unit = "%" if metric.relative else "points"
         text += f", between {shown.min():+.1f} and {shown.max():+.1f} {unit}, mean {shown.mean():+.1f}"
     if _has_intervals(rows):
-        up, down = rows[f"{metric.name}_change_low"] > 0, rows[f"{metric.name}_change_high"] < 0
         better, worse = (up, down) if metric.higher_is_better else (down, up)
         text += f"; in {better.sum()} of them, and in {worse.sum()} of the others, the 95 % interval leaves out 0"
     return text

@@ -47,9 +47,9 @@ def test_several_kinds_of_tcm_are_told_apart():
     found.loc[1, "tcm"] = "paper"
     lines = headline(found).splitlines()
     assert [line.split(" | ")[2] for line in lines[2:4]] == ["loss_0 (chosen)", "loss_1 (paper)"]
-    of_opis = [line for line in lines if "OPIS fell" in line]
-    assert of_opis[0].startswith("- chosen: OPIS fell in 1 of 1, between -25.0 and -25.0 %")
-    assert of_opis[1].startswith("- paper: OPIS fell in 0 of 1, between +2.5 and +2.5 %")
+    of_opis = [line for line in lines if "OPIS changed" in line]
+    assert of_opis[0].startswith("- chosen: OPIS changed by -25.0 %")
+    assert of_opis[1].startswith("- paper: OPIS changed by +2.5 %")
 
 
 def test_what_a_csv_leaves_empty_is_not_shown():
