@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from tcm_bench.cli.shared import AsJson, OutputDir, console, tell
 from tcm_bench.evaluation.settings import Cost
@@ -63,7 +64,7 @@ def threshold(
     if worst:
         table = Table("class", "FAR %", "FRR %", box=None, padding=(0, 2, 0, 0))
         for one in sorted(numbers["classes"], key=lambda one: -one[numbers["rate"]])[:worst]:
-            table.add_row(str(one["label"]), _percent(one["far"]), _percent(one["frr"]))
+            table.add_row(Text(str(one["label"])), _percent(one["far"]), _percent(one["frr"]))
         terminal.print(f"the classes with the highest {numbers['rate'].upper()}:", highlight=False)
         terminal.print(table)
     if plot:

@@ -124,15 +124,19 @@ def deploy(
         queries, searched = (None if role is None else role[rows] for role in (query, gallery))
         return PairScan(embeddings[rows], labels[rows], axis=axis, query=queries, gallery=searched)
 
-    if len(calibration) == len(classes) or len(calibration) < 2:
-        raise ValueError(f"{len(classes)} classes are too few to choose a threshold by some and judge it by others")
+    left = len(classes) - len(calibration)
+    if min(len(calibration), left) < 2:
+        raise ValueError(
+            f"by a share of {share:g}, {len(calibration)} of {len(classes)} classes would choose the threshold"
+            f" and {left} judge it; two of each are needed: give another share, or more classes"
+        )
     cost, low, high = _chosen(scan(is_calibration), rate, wanted)
     others = scan(~is_calibration)
     counts = others.counts(torch.tensor([cost], dtype=torch.float64, device=embeddings.device))
     kept, negatives = counts.positives > 0, counts.negatives.sum(dim=1)
     if not others.num_negative:
         raise ValueError(
-            f"no pair of two classes is left to judge by, in {len(others.classes)} classes: choose by a smaller share"
+            f"no query of the {len(others.classes)} classes to judge by has an item of another to be told from"
         )
     if not kept.any():
         raise ValueError(f"of the {len(others.classes)} classes to judge by none has two items")

@@ -40,6 +40,14 @@ def test_text_and_json_say_the_same(vectors, tmp_path):
     assert (tmp_path / "rates.svg").read_text().count("<svg") == 1
 
 
+def test_names_of_classes_are_shown_as_they_are(vectors, tmp_path):
+    with np.load(vectors) as held:
+        labels = np.char.add(held["labels"], " [red][/x]")
+        np.savez(tmp_path / "odd.npz", embeddings=held["embeddings"], labels=labels)
+    told = tcm_bench("threshold", tmp_path / "odd.npz", "--far", "0.05", "--worst", "3").stdout
+    assert told.count(" [red][/x] ") == 3
+
+
 def test_both_axes_accept_the_same_pairs(vectors):
     cosine = numbers("threshold", vectors, "--frr", "0.1")
     distance = numbers("threshold", vectors, "--frr", "0.1", "--axis", "distance")

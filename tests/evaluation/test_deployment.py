@@ -185,12 +185,27 @@ def test_queries_and_gallery_are_kept_apart():
         ({"rate": "frr", "wanted": 0.01}, r"FRR 0\.01 cannot be seen in 100 pairs of one class"),
         ({"rate": "far", "wanted": 0.0}, "must lie between 0 and 1, got 0"),
         ({"rate": "far", "wanted": 0.1, "share": 1.0}, "share of classes to choose by must lie between 0 and 1"),
-        ({"rate": "far", "wanted": 0.1, "share": 0.99}, "20 classes are too few"),
+        ({"rate": "far", "wanted": 0.1, "share": 0.99}, r"20 of 20 classes would choose the threshold and 0 judge it"),
     ],
 )
 def test_what_cannot_be_chosen_is_a_sentence(asked, sentence):
     with pytest.raises(ValueError, match=sentence):
         deploy(*population(20, 5, seed=5), **asked)
+
+
+def test_two_classes_choose_and_two_judge():
+    with pytest.raises(ValueError, match="2 of 3 classes would choose the threshold and 1 judge it; two of each"):
+        deploy(*population(3, 5, seed=5), rate="far", wanted=0.5)
+    assert len(deploy(*population(4, 5, seed=5), rate="far", wanted=0.5).judged) == 2
+
+
+def test_queries_without_an_item_of_another_class_cannot_be_judged_by():
+    embeddings, labels = population(4, 5, seed=5)
+    chosen = deploy(embeddings, labels, rate="far", wanted=0.5).calibration
+    one = labels[~torch.isin(labels, chosen)][0]
+    gallery = torch.isin(labels, chosen) | (labels == one)
+    with pytest.raises(ValueError, match="has an item of another to be told from"):
+        deploy(embeddings, labels, rate="far", wanted=0.5, query=gallery, gallery=gallery)
 
 
 def test_classes_of_a_single_item_cannot_be_judged_by():
