@@ -12,6 +12,8 @@ from tcm_bench.cli.shared import AsJson, OutputDir, console, tell
 from tcm_bench.evaluation.settings import Cost
 from tcm_bench.report.source import KINDS, source
 
+OFF = 0.25  # of the wanted rate: by how much the rate that is reached may differ before that is said
+
 
 def threshold(
     what: Annotated[str, typer.Argument(metavar="SOURCE", help=f"{KINDS[0].upper()}{KINDS[1:]}.")],
@@ -79,9 +81,13 @@ def _lines(numbers: dict[str, Any]) -> list[str]:
         else (f"L2 distance <= {distance:.4f}", f"cosine >= {cosine:.4f}")
     )
     wanted, title = f"{100 * numbers['wanted']:g} %", numbers["rate"].upper()
+    is_reached = abs(numbers["reached"] - numbers["wanted"]) <= OFF * numbers["wanted"]
+    instead = (
+        "" if is_reached else f", where it comes to {_percent(numbers['reached'])} %: many pairs are equally alike"
+    )
     lines = [
         f"accept a pair at {bound} ({_interval(*numbers['interval'])}), which is {other}",
-        f"chosen by {numbers['calibration_classes']} classes for {title} {wanted}; "
+        f"chosen by {numbers['calibration_classes']} classes for {title} {wanted}{instead}; "
         f"of {numbers['judged_classes']} other classes",
         f"  all pairs: FAR {_percent(numbers['far'])} %, FRR {_percent(numbers['frr'])} %",
     ]

@@ -49,6 +49,7 @@ class Deployment:
         rate: What was asked for, ``far`` or ``frr``; `wanted` is its value, a fraction.
         axis: Of the threshold: pairs are accepted at a distance of at most it, or at a cosine of at least it.
         threshold: Chosen on the calibration classes.
+        reached: The rate that was asked for, of their pairs: not the wanted one where many pairs are equally alike.
         low: Low end of its interval; -inf where these classes do not show one.
         high: High end; inf likewise.
         calibration: Labels of the classes it was chosen on, increasing.
@@ -63,6 +64,7 @@ class Deployment:
     wanted: float
     axis: Cost
     threshold: float
+    reached: float
     low: float
     high: float
     calibration: Int[Tensor, " calibration"]
@@ -130,7 +132,7 @@ def deploy(
             f"by a share of {share:g}, {len(calibration)} of {len(classes)} classes would choose the threshold"
             f" and {left} judge it; two of each are needed: give another share, or more classes"
         )
-    cost, low, high = _chosen(scan(is_calibration), rate, wanted)
+    cost, reached, low, high = _chosen(scan(is_calibration), rate, wanted)
     others = scan(~is_calibration)
     counts = others.counts(torch.tensor([cost], dtype=torch.float64, device=embeddings.device))
     kept, negatives = counts.positives > 0, counts.negatives.sum(dim=1)
@@ -148,19 +150,20 @@ def deploy(
         wanted=wanted,
         axis=axis,
         threshold=sign * cost,
+        reached=reached,
         low=min(sign * low, sign * high),
         high=max(sign * low, sign * high),
         calibration=calibration.cpu(),
         judged=others.classes[kept].cpu(),
-        far=float(wrongly.sum() / negatives.sum()),
-        frr=float(rejected.sum() / counts.positives.sum()),
+        far=int(wrongly.sum()) / int(negatives.sum()),
+        frr=int(rejected.sum()) / int(counts.positives.sum()),
         class_far=(wrongly[kept] / negatives[kept].double()).cpu(),
         class_frr=(rejected[kept] / counts.positives[kept].double()).cpu(),
     )
 
 
-def _chosen(scan: PairScan, rate: Rate, wanted: float) -> tuple[float, float, float]:
-    """The cost at which a pooled rate is reached, and the ends of its interval."""
+def _chosen(scan: PairScan, rate: Rate, wanted: float) -> tuple[float, float, float, float]:
+    """The cost at which a pooled rate is reached, that rate, and the ends of the interval of the cost."""
     pairs = scan.num_negative if rate == "far" else scan.num_positive
     kind = "two classes" if rate == "far" else "one class"
     if wanted * pairs < FEWEST_PAIRS:
@@ -183,9 +186,11 @@ def _chosen(scan: PairScan, rate: Rate, wanted: float) -> tuple[float, float, fl
         counts = scan.counts(torch.tensor([cost], dtype=torch.float64, device=scan.order.device))
         accepted, every = counts.accepted_positives[:, 0], counts.positives
         ends_of_a_pair = 1
+    accepted_share = int(accepted.sum()) / int(every.sum())
+    reached = accepted_share if rate == "far" else 1 - accepted_share
     reach = _reach(accepted.cpu().numpy(), every.cpu().numpy(), ends_of_a_pair, share)
     if reach is None:
-        return cost, -inf, inf
+        return cost, reached, -inf, inf
     fewest, most = reach[0] * pairs, reach[1] * pairs
     ranks = [_rank(end, pairs) for end in reach]
     low, high = (
@@ -194,7 +199,7 @@ def _chosen(scan: PairScan, rate: Rate, wanted: float) -> tuple[float, float, fl
         else (_cost_of_positives(scan, end) for end in ranks)
     )
     # An end at which less than one pair is accepted, or rejected, is beyond all pairs.
-    return cost, low if fewest >= 1 else -inf, high if pairs - most >= 1 else inf
+    return cost, reached, low if fewest >= 1 else -inf, high if pairs - most >= 1 else inf
 
 
 def _reach(

@@ -17,7 +17,7 @@ import pandas as pd
 
 from tcm_bench.evaluation.bootstrap import p_value, paired_difference
 from tcm_bench.report.comparison import ARTICLE, ENOUGH_SEEDS, counted
-from tcm_bench.report.fold import Comparisons, Pair, tcm_kinds
+from tcm_bench.report.fold import COMPARABLE, Comparisons, Pair, tcm_kinds
 from tcm_bench.report.scores import score
 from tcm_bench.results.labels import is_base, labels
 from tcm_bench.results.ledger import Result
@@ -66,10 +66,12 @@ class _Tally(NamedTuple):
     def verdict(self, share: float) -> Verdict:
         """Whether TCM betters so large a share of the comparisons; a half: more than half of them."""
         of = len(self.better)
+        if not of:
+            return "not enough data"
         needed = of // 2 + 1 if share == MOST else math.ceil(share * of)
         if self.worse.sum() > of - needed:
             return "fails"
-        return "holds" if of and self.better.sum() >= needed else "not enough data"
+        return "holds" if self.better.sum() >= needed else "not enough data"
 
     def __str__(self) -> str:
         sure = f"surely better in {self.better.sum()} of {len(self.better)}, surely worse in {self.worse.sum()}"
@@ -135,9 +137,9 @@ def _relative_spread(run: Result) -> float:
 
 
 def _tally(pairs: Sequence[Sequence[Pair]], value: Callable[[Result], float], *, higher: bool) -> _Tally:
-    """Which comparisons a value says are better with TCM, and which worse; different data are not compared."""
+    """Which comparisons a value says are better with TCM, and which worse."""
     sign = 1 if higher else -1
-    values = [[(value(base), value(tcm)) for base, tcm in of if base.data_hash == tcm.data_hash] for of in pairs]
+    values = [[(value(base), value(tcm)) for base, tcm in of] for of in pairs]
     changes, p_values = zip(*map(_paired, values), strict=True) if values else ((), ())
     gains, sure = sign * np.array(changes), _sure(p_values)
     return _Tally(sure & (gains > 0), sure & (gains < 0), sum(len(of) >= ENOUGH_SEEDS for of in values))
@@ -204,16 +206,19 @@ def _accuracy_and_consistency(recall: _Tally, opis: _Tally, parting: Verdict, fo
 def _parting(runs: Sequence[Result], recall: str, opis: str) -> tuple[Verdict, str]:
     """Whether of two baselines on the same data and backbone the more accurate one may surely be the less consistent.
 
+    Only such are compared whose OPIS was measured alike.
+
     It fails where the most accurate baseline is surely the most consistent one, on every set and backbone.
     """
-    groups: dict[tuple[str, str, str | None], dict[str, dict[str, Result]]] = {}
+    groups: dict[tuple[str, ...], dict[str, dict[str, Result]]] = {}
     for run, label in zip(runs, labels(runs), strict=True):
         if is_base(run) and run.status == "finished":
-            of = groups.setdefault((label.data, label.backbone, run.data_hash), {})
+            measured = [str(run.threshold.get(name)) for name in COMPARABLE]
+            of = groups.setdefault((label.data, label.backbone, str(run.data_hash), *measured), {})
             of.setdefault(f"{label.loss} {label.setting}".strip(), {})[label.seed] = run
     verdicts: list[Verdict] = []
     found = []
-    for (data, backbone, _), bases in groups.items():
+    for (data, backbone, *_), bases in groups.items():
         if len(bases) < FEWEST_BASES:
             continue
         parted, agreeing = _compared(bases, recall, opis)
@@ -258,6 +263,14 @@ def summed_up(found: Sequence[Claim]) -> str:
     by_verdict: dict[str, list[str]] = {}
     for claim in found:
         by_verdict.setdefault(claim.verdict, []).append(claim.number)
-    words = {"holds": "hold", "fails": "fail", "not enough data": "are not settled by these runs"}
-    parts = [f"{', '.join(by_verdict[verdict])} {word}" for verdict, word in words.items() if verdict in by_verdict]
+    words = {
+        "holds": ("holds", "hold"),
+        "fails": ("fails", "fail"),
+        "not enough data": ("is not settled by these runs", "are not settled by these runs"),
+    }
+    parts = [
+        f"{', '.join(by_verdict[verdict])} {many if len(by_verdict[verdict]) > 1 else one}"
+        for verdict, (one, many) in words.items()
+        if verdict in by_verdict
+    ]
     return f"Of the article's claims {'; '.join(parts)}."

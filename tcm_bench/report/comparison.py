@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tcm_bench.files import write_atomic
-from tcm_bench.report.fold import SETTINGS, Comparisons, fold, row_names, tcm_kinds
+from tcm_bench.report.fold import COMPARABLE, Comparisons, fold, row_names, tcm_kinds
 from tcm_bench.report.latex import latex
 from tcm_bench.report.scores import Score, arrow, score
 from tcm_bench.results.ledger import Result, Run
@@ -71,7 +71,7 @@ def comparison_table(results: Iterable[Result], planned: Sequence[Run] = (), *, 
     """The table on unseen classes for a terminal of `width` columns, at least 80; see `write_comparison`."""
     found = fold(results, planned)
     claims = [ours for ours, _ in _claims(found)]
-    caption = "\n".join([*claims, *[MEAN] * (len(found.rows) > 1), *_by_hand(found), *_warnings(found), *found.notes])
+    caption = "\n".join([*claims, *[MEAN] * (len(found.rows) > 1), *_by_hand(found), *cautions(found), *found.notes])
     shown = _shown(found)
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.caption, table.caption_justify, table.caption_style = Text(caption), "left", "none"
@@ -94,7 +94,7 @@ def markdown(found: Comparisons, name: str) -> str:
     parts = [
         f"# TCM against its baseline: `{name}`",
         _preamble(rows),
-        *(f"**Warning:** {text}" for text in _warnings(found)),
+        *(f"**Warning:** {text}" for text in cautions(found)),
         "## Claims",
         pipe_table(
             (f"here, on {found.tested}", "the article, on its 16 comparisons"),
@@ -329,9 +329,9 @@ def _by_hand(found: Comparisons) -> list[str]:
     return ["all with " + ", ".join(f"{key}={value}" for key, value in found.by_hand.items())] if found.by_hand else []
 
 
-def _warnings(found: Comparisons) -> list[str]:
-    comparable = [name for name in SETTINGS if name != "eps"]  # each share of the classes has columns of its own
-    differ = [name for name in comparable if len({str(s.get(name)) for s in found.settings}) > 1]
+def cautions(found: Comparisons) -> list[str]:
+    """Why rows of one table cannot be compared with each other, if they cannot."""
+    differ = [name for name in COMPARABLE if len({str(s.get(name)) for s in found.settings}) > 1]
     if not differ:
         return []
     return [f"the runs measured OPIS with different settings ({_listed(differ)}) and cannot be compared"]
@@ -340,7 +340,8 @@ def _warnings(found: Comparisons) -> list[str]:
 def pipe_table(titles: Sequence[str], body: Sequence[Sequence[str]], left: int = 99) -> str:
     """GitHub-flavoured Markdown; the first `left` columns are aligned to the left, the others to the right."""
     rule = ["---" if i < left else "---:" for i in range(len(titles))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, rule, *body))
+    kept = ([str(cell).replace("|", r"\|") for cell in cells] for cells in (titles, rule, *body))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in kept)
 
 
 def _terminal_cells(cells: Sequence[str | Cell], narrow: bool) -> list[Text]:

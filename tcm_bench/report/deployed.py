@@ -23,7 +23,7 @@ def deployment_figure(sides: Mapping[str, Deployment]) -> Figure:
 
     Each line says which share of the classes has at most a rate; the rate that was wanted is the dashed line. Under a
     threshold that fits all classes alike the lines would be upright. False accept rates are on a logarithmic
-    axis, at whose left edge a class has its place that accepts none of its pairs of two classes.
+    axis, at whose left edge, named 0, a class has its place that accepts none of its pairs of two classes.
 
     Args:
         sides: By the name of a network, at most two, for the same wanted rate.
@@ -52,12 +52,15 @@ def deployment_figure(sides: Mapping[str, Deployment]) -> Figure:
 
 def _log_axis(panel: Axes, percent: Float[np.ndarray, " rates"]) -> float:
     """Make the axis of the rates logarithmic; returns its left edge, the power of ten below all that are not 0."""
-    panel.set_xscale("log")
-    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    panel.xaxis.set_major_formatter("{x:g}")
-    panel.xaxis.set_minor_formatter(NullFormatter())
     seen = percent[percent > 0]
-    return float(10 ** np.floor(np.log10(seen.min()))) if len(seen) else 1e-3
+    edge = float(10 ** (np.ceil(np.log10(seen.min())) - 1)) if len(seen) else 1e-3
+    panel.set_xscale("log")
+    panel.set_xlim(left=edge, right=2 * max(percent.max(), edge))
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    is_zero_shown = len(seen) < len(percent)
+    panel.xaxis.set_major_formatter(lambda rate, _: "0" if is_zero_shown and rate < 1.01 * edge else f"{rate:g}")
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    return edge
 
 
 def write_deployment_figure(sides: Mapping[str, Deployment], path: Path) -> Path:
@@ -86,6 +89,7 @@ def recorded(found: Deployment, names: Sequence[Any] | None = None) -> dict[str,
         "wanted": found.wanted,
         "axis": found.axis,
         "threshold": found.threshold,
+        "reached": found.reached,
         "interval": [end if isfinite(end) else None for end in (found.low, found.high)],
         "cosine": cosine,
         "distance": max(2 - 2 * cosine, 0.0) ** 0.5,

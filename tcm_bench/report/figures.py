@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib as mpl
 import numpy as np
@@ -25,12 +26,15 @@ from tcm_bench.report.scores import score
 MOST_CURVES, MOST_WORST = 60, 20
 ARMS = ("without TCM", "with TCM")
 SHADE = "0.95"
+NAME_LETTERS = 45  # of a comparison, on a line beside a figure
 # What the page sets to its own colors, and what stands for them in the SVG.
 PAGE_COLORS = {
     "#000000": "currentColor",
     "#404040": "currentColor",
     "#e6e6e6": "var(--grid)",
     "#f2f2f2": "var(--shade)",
+    "#0072b2": "var(--base)",
+    "#d55e00": "var(--tcm)",
 }
 CLASS = "class-"  # of a curve's id: its label follows
 
@@ -56,8 +60,8 @@ def svg(figure: Figure, name: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(?<= d=")[^"]*', lambda found: _shorter(found[0]), text)
     # Identifiers that nothing refers to would be there once for each figure.
-    used = set(re.findall(r"#([\w-]+)", text))
-    return re.sub(r' id="([\w-]+)"', lambda found: found[0] if found[1] in used else "", text)
+    used = set(re.findall(r"#([\w.-]+)", text))
+    return re.sub(r' id="([\w.-]+)"', lambda found: found[0] if found[1] in used else "", text)
 
 
 def _shorter(path: str) -> str:
@@ -146,11 +150,12 @@ def _draw_ranges(panel: Axes, side: ClassCurves, scores: Mapping[str, float | No
     for number, (name, (low, high)) in enumerate(opis_ranges(settings).items()):
         if high <= side.rates[0]:
             continue
+        shown_low = max(low, float(side.rates[0]))
         if number % 2 == 0:
-            panel.axvspan(max(low, float(side.rates[0])), high, color=SHADE, zorder=0)
+            panel.axvspan(shown_low, high, color=SHADE, zorder=0)
         value = scores.get(name)
         shown = "undefined" if value is None else f"{score(name).scale * value:.1f}"
-        panel.text((low * high) ** 0.5, 1.02, f"OPIS {shown}", ha="center", va="bottom", fontsize=8)
+        panel.text((shown_low * high) ** 0.5, 1.02, f"OPIS {shown}", ha="center", va="bottom", fontsize=8)
 
 
 def opis_ranges(settings: Settings) -> dict[str, tuple[float, float]]:
@@ -171,7 +176,9 @@ def ranges_figure(names: Sequence[str], pairs: Sequence[Sequence[Pair]]) -> Figu
     """
     measured = [Settings.of(run.threshold) for runs in pairs for pair in runs for run in pair]
     ranges = opis_ranges(measured[0] if measured else Settings())
-    figure = Figure(figsize=(9, 1.6 + 0.26 * max(len(names), 1)), layout="constrained")
+    wrapped = [fill(as_it_is(name), NAME_LETTERS) for name in names]
+    lines = max((name.count("\n") + 1 for name in wrapped), default=1)
+    figure = Figure(figsize=(9, 1.6 + max(0.26, 0.14 * lines) * max(len(names), 1)), layout="constrained")
     panels = figure.subplots(1, len(ranges), sharey=True, squeeze=False)[0]
     places = np.arange(len(names))[::-1]
     for panel, (name, (low, high)) in zip(panels, ranges.items(), strict=True):
@@ -186,7 +193,7 @@ def ranges_figure(names: Sequence[str], pairs: Sequence[Sequence[Pair]]) -> Figu
         panel.set_xlabel("OPIS x 1e-3")
         panel.set_xlim(left=0)
         plain_axes(panel, grid="x")
-    panels[0].set_yticks(places, [as_it_is(name) for name in names], fontsize=8)
+    panels[0].set_yticks(places, wrapped, fontsize=8)
     figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
@@ -206,21 +213,23 @@ TRAINING = {  # columns of a history: title of their panel
 }
 
 
-def training_figure(histories: Mapping[str, pd.DataFrame]) -> Figure | None:
+def training_figure(histories: Mapping[str, pd.DataFrame | None]) -> Figure | None:
     """What was logged each epoch, without TCM and with it; None if nothing was.
 
     Args:
-        histories: By the name of a network: `history.csv`.
+        histories: By the name of each of the two networks: `history.csv`; None where there is none.
     """
     shown = [
-        column for column in TRAINING if any(column in one and one[column].notna().any() for one in histories.values())
+        column
+        for column in TRAINING
+        if any(one is not None and column in one and one[column].notna().any() for one in histories.values())
     ]
     if not shown:
         return None
     figure = Figure(figsize=(9, 2.6), layout="constrained")
     for panel, column in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         for (name, history), color in zip(histories.items(), COLORS, strict=False):
-            if column in history:
+            if history is not None and column in history:
                 kept = history[["epoch", column]].dropna()
                 panel.plot(kept["epoch"], kept[column], "o-", color=color, markersize=3, linewidth=1.2, label=name)
         panel.set_title(TRAINING[column], fontsize=9)

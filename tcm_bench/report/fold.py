@@ -20,6 +20,7 @@ from tcm_bench.results.ledger import Result, Run
 
 BASE_ARM = "none"
 SETTINGS = tuple(Settings().of_headline())
+COMPARABLE = tuple(name for name in SETTINGS if name != "eps")  # scores of different shares have names of their own
 
 
 Key = tuple[Label, str]  # of any run of the comparison, less TCM and seed; and its id
@@ -154,14 +155,16 @@ def _rows(
     base = arms.get(BASE_ARM, {})
     for variant in [name for name in arms if name != BASE_ARM] or [""]:
         tcm = arms.get(variant, {})
-        seeds = sorted(base.keys() & tcm.keys(), key=int)
+        both = sorted(base.keys() & tcm.keys(), key=int)
+        seeds = [seed for seed in both if base[seed].data_hash == tcm[seed].data_hash]
         pairs = [(base[seed], tcm[seed]) for seed in seeds]
         for arm, name in ((base, BASE_ARM), (tcm, variant)):
-            if alone := sorted(arm.keys() - set(seeds), key=int):
+            if alone := sorted(arm.keys() - set(both), key=int):
                 which = ", ".join(alone)
                 notes.append(f"{task}: seed {which} has a finished run with tcm={name} only, left out")
-        if any(one.data_hash != other.data_hash for one, other in pairs):
-            notes.append(f"{task}: the two arms saw different data, do not compare them")
+        if len(seeds) < len(both):
+            which = ", ".join(seed for seed in both if seed not in seeds)
+            notes.append(f"{task}: the arms of seed {which} saw different data and cannot be compared, left out")
         yield _row(key, variant, pairs, scores), pairs
 
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from tcm_bench.report.comparison import tcm_kinds
 from tcm_bench.report.fold import BASE_ARM
-from tcm_bench.report.picture import COLORS, as_it_is, write_picture
+from tcm_bench.report.picture import COLORS, as_it_is, plain_axes, write_picture
 from tcm_bench.report.scores import Score, compared, score
 
 MARKERS = "osD^vP*Xph<>d8"
@@ -117,7 +117,7 @@ def pareto_claims(rows: pd.DataFrame) -> list[str]:
             told += f", the least {opis.title} {ends[1]}; {len(best)} make the front"
         else:
             told += f", and the least {opis.title}, too"
-        if len(base) > 2:
+        if len(base) > 2 and len(set(x)) > 1 and len(set(y)) > 1:
             ranks = pd.Series(x).rank().corr(pd.Series(y).rank())
             told += f"; rank correlation of {recall.title} and {opis.title} {ranks:+.2f}"
         found.append(told)
@@ -175,8 +175,7 @@ def _draw(
             )  # fmt: skip
         best = front(x, y)
         panel.step(x[best], y[best], where="pre", color=arms[name], linewidth=1.2, zorder=2)
-    panel.grid(color="0.92", linewidth=0.6)
-    panel.spines[["top", "right"]].set_visible(False)
+    plain_axes(panel)
 
 
 def _legend(shapes: dict[str, str], sizes: dict[str, float], arms: dict[str, str]) -> list[Line2D]:

@@ -10,7 +10,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from tcm_bench.process import cores
 from tcm_bench.runs.build import TRUSTED, ConfigurationError, build, nearest
@@ -90,7 +90,10 @@ def check(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> No
             continue
         if key not in known or key == "machine.devices":  # which may be a number, a list or a word
             continue
-        expected = OmegaConf.select(default, key, throw_on_missing=False)
+        try:
+            expected = OmegaConf.select(default, key, throw_on_missing=False)
+        except InterpolationResolutionError:  # follows from a value that must be given
+            continue
         if isinstance(expected, list):  # as a resolver gives it
             expected = OmegaConf.create(expected)
         given = OmegaConf.select(cfg, key, throw_on_missing=False)

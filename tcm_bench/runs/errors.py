@@ -28,6 +28,8 @@ def explain(error: BaseException) -> str | None:
         reason = _first_line(error)
         if value and not set(value) & set("[]{}'\""):  # a text, with characters that mean something to Hydra or nothing
             reason = f"quote it for the shell and for Hydra: '{key}=\"{value}\"'"
+            if value.startswith("~/"):
+                reason = f"name your home folder in full, as by {key}=$HOME{value[1:]}"
         return f"cannot read '{error.override}' as key=value: {reason}"
     for cause in chain:
         if gone := re.search(r"Interpolation key '([^']+)' not found", str(cause)):

@@ -20,7 +20,7 @@ from tcm_bench.results.ledger import EMBEDDINGS
 
 COLUMNS = ("threshold", "sensitivity", "specificity", "utility")
 SIDE_PX, FRAME_PX = 96, 4
-THRESHOLD_STEP = 5  # of the table: W&B takes half a second for all
+MOST_THRESHOLDS = 21  # of a curve in the table: W&B takes half a second for all
 RIGHT, WRONG = COLORS[:2]
 
 
@@ -43,10 +43,11 @@ def curves_picture(run_dir: Path, most: int) -> np.ndarray:
 
 
 def curves_table(run_dir: Path, class_names: Sequence[str], most: int) -> tuple[list[str], list[list[Any]]]:
-    """The same curves as columns and rows, one row a class and every fifth threshold of the calibration range."""
+    """The same curves as columns and rows, one row a class and threshold; these lie evenly in the calibration range."""
     table = parquet.read_table(run_dir / CURVES, columns=["label", *COLUMNS])
     labels = np.unique(table["label"].to_numpy())
-    thresholds = np.unique(table["threshold"].to_numpy())[::THRESHOLD_STEP]
+    thresholds = np.unique(table["threshold"].to_numpy())
+    thresholds = thresholds[spread(len(thresholds), MOST_THRESHOLDS)]
     kept = table.filter(
         compute.field("label").isin(labels[spread(len(labels), most)].tolist())
         & compute.field("threshold").isin(thresholds.tolist())

@@ -29,6 +29,7 @@ os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # W&B's reports on itse
 log = logging.getLogger(__name__)
 
 Mode = Literal["online", "offline", "disabled"]
+OLDER_MODES: dict[str, Mode] = {"run": "online", "dryrun": "offline"}  # words for the same
 REACH_S = 3  # a server that takes longer to accept a connection counts as unreachable
 INIT_S = 10  # and one that takes longer to start a run as broken
 TAG_LENGTH = 64  # W&B refuses a run with a longer one
@@ -96,15 +97,15 @@ class WandbRun(WandbLogger):
             kind: `config`, `code` or `model`.
             files: Finds them, by their names in the artefact; they must stay as they are until they are uploaded.
         """
-
-        def record() -> None:
+        if self.lost or self.experiment.disabled:
+            return
+        try:
             artifact = wandb.Artifact(name, type=kind)
             for within, file in files().items():
                 artifact.add_file(str(file), name=within, policy="immutable")
             self.experiment.log_artifact(artifact)
-
-        if not self.experiment.disabled:
-            self._or_warn(record)
+        except Exception as error:  # noqa: BLE001 - as below, but the curves need no artefact
+            log.warning("W&B: the artefact %s was not kept (%s)", name, _shown(error))
 
     def keep_config(self, words: str) -> None:
         """Record the run's configuration, YAML as it is to be read elsewhere, as an artefact if that is wanted."""
@@ -243,11 +244,16 @@ def _written(config: str, place: Path) -> dict[str, Path]:
 
 
 @lru_cache  # what this process has imported, whatever becomes of the files while a sweep lasts
-def _copied(package: Path, place: Path) -> dict[str, Path]:
-    """The sources of a package, by their names in it, where they stay as they are now: a folder named by their hash."""
-    sources = {
+def _sources(package: Path) -> dict[str, str]:
+    """The sources of a package, by their names in it."""
+    return {
         file.relative_to(package.parent).as_posix(): file.read_text(encoding="utf-8") for file in package.rglob("*.py")
     }
+
+
+def _copied(package: Path, place: Path) -> dict[str, Path]:
+    """The sources of a package, by their names in it, where they stay as they are now: a folder named by their hash."""
+    sources = _sources(package)
     digest = hashlib.sha256()
     for name, source in sorted(sources.items()):
         digest.update(f"{name}\0{source}\0".encode())
@@ -260,13 +266,24 @@ def _copied(package: Path, place: Path) -> dict[str, Path]:
 
 def _available(mode: Mode | Literal["auto"]) -> Mode:
     """What is possible here and now of what is wanted, without asking anybody."""
+    told = _mode_of_environment()
     if mode == "auto":
-        variable = os.environ.get("WANDB_MODE")
-        mode = variable if variable in get_args(Mode) else "online"  # type: ignore[assignment]
+        mode = told or "online"
     if mode == "online" and (why := obstacle()):
         log.info("W&B: %s, so the run is recorded offline; `tcm-bench wandb sync` uploads it later", why)
         return "offline"
-    return mode  # type: ignore[return-value]
+    return mode
+
+
+def _mode_of_environment() -> Mode | None:
+    """What `WANDB_MODE` says. A word that W&B does not know is taken away: whatever W&B does next would fail of it."""
+    told = os.environ.get("WANDB_MODE")
+    told = OLDER_MODES.get(told or "", told)
+    if told in get_args(Mode):
+        return told  # type: ignore[return-value]
+    if os.environ.pop("WANDB_MODE", None):
+        log.warning("W&B: WANDB_MODE=%s is not regarded; it may be %s", told, ", ".join(get_args(Mode)))
+    return None
 
 
 def upload(parts: Sequence[Path]) -> None:
@@ -301,6 +318,7 @@ def is_uploaded(part: Path) -> bool:
 def obstacle() -> str | None:
     """Why nothing can be sent to the server, or None if it can; nobody is asked for anything."""
     try:
+        _mode_of_environment()
         wandb.setup(wandb.Settings(silent=True, mode="online"))  # whatever WANDB_MODE says
         if not wandb.login(prompt=False, verify=False):
             return "there is no API key for W&B (`wandb login`)"

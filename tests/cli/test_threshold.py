@@ -40,6 +40,14 @@ def test_text_and_json_say_the_same(vectors, tmp_path):
     assert (tmp_path / "rates.svg").read_text().count("<svg") == 1
 
 
+def test_where_many_pairs_are_equally_alike_the_rate_that_is_reached_is_said(tmp_path):
+    labels = np.repeat(np.arange(24), 6)
+    np.savez(tmp_path / "signs.npz", embeddings=np.where(np.arange(len(labels)) % 2, 1.0, -1.0)[:, None], labels=labels)
+    told = tcm_bench("threshold", tmp_path / "signs.npz", "--far", "0.05").stdout
+    assert "for FAR 5 %, where it comes to 50 %: many pairs are equally alike; of 12 other classes" in told
+    assert numbers("threshold", tmp_path / "signs.npz", "--far", "0.05")["reached"] == 0.5
+
+
 def test_names_of_classes_are_shown_as_they_are(vectors, tmp_path):
     with np.load(vectors) as held:
         labels = np.char.add(held["labels"], " [red][/x]")

@@ -116,6 +116,23 @@ def test_a_sweep_of_baselines_alone_is_asked_for_its_part(run):
     assert found.verdict == "not enough data"  # there is no TCM
 
 
+def test_baselines_measured_in_different_ways_are_not_compared(run):
+    runs = [
+        run("none", seed=seed, recall_at_1=0.6 + 0.05 * number + 1e-4 * seed * number,
+            opis=0.02 + 0.01 * number + 1e-5 * seed * number, threshold={"far_bounds": [0.001, 0.1 * (number + 1)]})
+        for number in range(4) for seed in SEEDS
+    ]  # fmt: skip
+    (found,) = [claim for claim in claims(fold(runs), runs) if claim.number == "C4"]
+    assert "no data set has 4 baselines" in found.found
+
+
+def test_no_runs_at_all_settle_nothing():
+    found = claims(fold([]), [])
+    assert {claim.verdict for claim in found} == {"not enough data"}
+    assert summed_up(found) == "Of the article's claims C1, C2, C3, C4, C5 are not settled by these runs."
+    assert summed_up(found[:1]) == "Of the article's claims C1 is not settled by these runs."
+
+
 def test_baselines_on_other_draws_of_the_classes_are_not_compared(run):
     runs = [
         run("none", seed=seed, loss=f"loss{number}", recall_at_1=0.6 + 0.05 * number + 1e-4 * seed * number,
@@ -176,7 +193,7 @@ def test_each_setting_of_tcm_is_judged_and_many_are_a_search(run):
     two = of(("chosen", "paper"))
     found = {claim.number: claim.verdict for claim in claims(fold(two), two)}
     assert (found["C1 chosen"], found["C1 paper"]) == ("holds", "fails")
-    assert summed_up(claims(fold(two), two)).startswith("Of the article's claims C1 chosen hold; C1 paper")
+    assert summed_up(claims(fold(two), two)).startswith("Of the article's claims C1 chosen holds; C1 paper")
     many = of([f"kind{number}" for number in range(5)])
     assert {claim.verdict for claim in claims(fold(many), many)} == {"not enough data"}
     assert all("tcm-bench choose" in claim.found for claim in claims(fold(many), many))

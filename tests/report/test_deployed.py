@@ -11,7 +11,7 @@ from tcm_bench.report.deployed import deployment_figure
 def found(class_far: list[float], rate: str = "far") -> Deployment:
     labels = torch.arange(len(class_far))
     rates = torch.tensor(class_far, dtype=torch.float64)
-    return Deployment(rate, 0.01, "similarity", 0.5, 0.4, 0.6, labels, labels, 0.01, 0.1, rates, rates)  # type: ignore[arg-type]
+    return Deployment(rate, 0.01, "similarity", 0.5, 0.01, 0.4, 0.6, labels, labels, 0.01, 0.1, rates, rates)  # type: ignore[arg-type]
 
 
 def test_classes_without_a_false_accept_lie_at_one_edge_for_both_networks():
@@ -26,3 +26,11 @@ def test_classes_without_a_false_accept_lie_at_one_edge_for_both_networks():
 def test_the_legend_names_the_wanted_rate_whichever_panel_it_is_in(rate):
     figure = deployment_figure({"base": found([0.0, 0.02], rate)})
     assert [text.get_text() for text in figure.legends[0].texts] == ["base", "wanted"]
+
+
+def test_the_edge_is_named_0_where_a_class_accepts_none():
+    for rates, first in (([0.0, 0.02], "0"), ([0.01, 0.02], "0.1")):
+        panel = deployment_figure({"base": found(rates)}).axes[0]
+        low, _ = panel.get_xlim()
+        assert low == pytest.approx({"0": 1, "0.1": 0.1}[first])
+        assert panel.xaxis.get_major_formatter()(low, 0) == first

@@ -161,10 +161,21 @@ def test_each_share_of_worst_classes_has_columns_of_its_own(run):
     assert mixed.rows["opis_10pct_base"].fillna(-1).tolist() == [-1, 0.1]
 
 
-def test_arms_on_different_data_and_settings_are_pointed_out(run):
-    found = fold([run("none"), run("paper", threshold={"num_thresholds": 11}, row={"data_hash": "other"})])
+def test_arms_of_different_settings_are_pointed_out(run):
+    found = fold([run("none"), run("paper", threshold={"num_thresholds": 11})])
     assert [s["num_thresholds"] for s in found.settings] == [101, 11]
-    assert "emoji resnet50 smooth_ap: the two arms saw different data, do not compare them" in found.notes
+
+
+def test_seeds_whose_arms_saw_different_data_are_left_out(run):
+    other = run("paper", 1, opis=0.001, row={"data_hash": "other"})
+    found = fold([run("none"), run("paper", opis=0.02), run("none", 1), other])
+    assert found.rows["seeds"].tolist() == [1]
+    assert found.rows["opis_tcm"].tolist() == [0.02]
+    assert found.notes == (
+        "emoji resnet50 smooth_ap: the arms of seed 1 saw different data and cannot be compared, left out",
+    )
+    alone = fold([run("none", 1), other])
+    assert alone.rows["opis_tcm"].isna().all()
 
 
 def test_no_runs_give_no_rows_but_all_columns():

@@ -13,6 +13,7 @@ import torch
 from command_line import tcm_bench
 from omegaconf import OmegaConf
 from reported import write_page, write_sweeps
+from safetensors.torch import load_file, save_file
 
 from tcm_bench.report.sheets import neighbors, telling_queries
 from tcm_bench.results import ledger
@@ -188,12 +189,36 @@ def test_damaged_images_are_said_and_the_rest_of_the_page_is_there(swept, tmp_pa
     assert 'data-class="' in text
 
 
-def test_networks_tested_on_different_data_show_no_images_of_each_other(swept, tmp_path):
+def test_networks_trained_on_different_data_are_not_compared(swept, tmp_path):
     output = shutil.copytree(swept, tmp_path / "copy")
     for folder in ledger.run_dirs(output):
         row = ledger.read_result(folder)
         row.data_hash = str(row.choices["tcm"])
         ledger.write_result(folder, row)
+    assert tcm_bench("report", "images", "--output-dir", output).exit_code == 0
+    text = (output / "report" / "images.html").read_text(encoding="utf-8")
+    assert "saw different data and cannot be compared, left out" in text
+    assert 'class="comparison"' not in text
+    assert "fell in 0 of 1 (1 without a value)." in text
+
+
+def test_runs_measured_in_different_ways_are_said_not_to_be_comparable(swept, tmp_path):
+    output = shutil.copytree(swept, tmp_path / "copy")
+    for folder in ledger.run_dirs(output):
+        row = ledger.read_result(folder)
+        row.threshold["c"] = 2.0 if row.choices["tcm"] == "none" else 1.0
+        ledger.write_result(folder, row)
+    assert tcm_bench("report", "images", "--output-dir", output).exit_code == 0
+    text = (output / "report" / "images.html").read_text(encoding="utf-8")
+    assert "The runs measured OPIS with different settings (c) and cannot be compared." in text
+
+
+def test_networks_tested_on_different_images_show_none_of_each_other(swept, tmp_path):
+    output = shutil.copytree(swept, tmp_path / "copy")
+    for folder in ledger.run_dirs(output):
+        if ledger.read_result(folder).choices["tcm"] == "none":
+            stored = load_file(folder / ledger.EMBEDDINGS)
+            save_file(stored | {"indices": stored["indices"].flip(0)}, folder / ledger.EMBEDDINGS)
     assert tcm_bench("report", "images", "--output-dir", output).exit_code == 0
     text = (output / "report" / "images.html").read_text(encoding="utf-8")
     assert "were tested on different data" in text

@@ -393,6 +393,12 @@ def test_a_wrong_key_or_value_is_one_sentence(words, fragments, place):
     assert all(fragment in sentence for fragment in fragments), sentence
 
 
+def test_a_value_may_take_the_place_of_one_that_follows_from_what_must_be_given(place):
+    overrides = with_good_vectors(["logger=wandb", "logger.wandb.save_dir=elsewhere"], place)
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        check(compose(CONFIG_NAME, overrides), overrides, GlobalHydra.instance().config_loader())
+
+
 @cache
 def composed(choices: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):

@@ -240,6 +240,7 @@ def train(*overrides, cwd=PROJECT_ROOT):
     [
         (["+sed=3"], "error: unknown key 'sed'; did you mean 'seed'?\n"),
         (["data=folder", "data.root=/x/größe"], """: quote it for the shell and for Hydra: 'data.root="/x/größe"'\n"""),
+        (["data=folder", "data.root=~/x"], ": name your home folder in full, as by data.root=$HOME/x\n"),
         (["data=folder", "data.root=/x/a (1)"], """: quote it for the shell and for Hydra: 'data.root="/x/a (1)"'\n"""),
         (["-m", "sed=0,1"], "error: unknown key 'sed'; did you mean 'seed'?\n"),
     ],

@@ -10,7 +10,7 @@ from tcm_bench.data.table import ImageArray
 from tcm_bench.evaluation.evaluate import evaluate
 from tcm_bench.evaluation.files import CURVES, write_evaluation
 from tcm_bench.results.ledger import EMBEDDINGS
-from tcm_bench.runs.shown import FRAME_PX, SIDE_PX, THRESHOLD_STEP, curves_picture, curves_table, panels
+from tcm_bench.runs.shown import FRAME_PX, SIDE_PX, curves_picture, curves_table, panels
 
 BLUE, VERMILION, BLACK = (0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0, 0)
 ANGLES = torch.tensor([0.0, 0.1, 0.25, 1.0, 1.3, 1.35])  # of six items on a circle, three a class
@@ -73,12 +73,12 @@ def test_the_table_of_curves_has_classes_by_name_evenly_spread(tmp_path):
     columns, rows = curves_table(tmp_path, names, 3)
     assert columns == ["class", "threshold", "sensitivity", "specificity", "utility"]
     stored = parquet.read_table(tmp_path / CURVES).to_pylist()
-    thresholds = sorted({row["threshold"] for row in stored})[::THRESHOLD_STEP]
+    thresholds = sorted({row["threshold"] for row in stored})[::5]
     kept = [row for row in stored if row["threshold"] in thresholds]
     assert rows == [
         [names[row["label"]], *(row[name] for name in columns[1:])] for row in kept if row["label"] in (0, 4, 8)
     ]
-    assert len(curves_table(tmp_path, names, 100)[1]) == len(kept) == 9 * len(thresholds)
+    assert len(curves_table(tmp_path, names, 100)[1]) == len(kept) == 9 * 21
     picture = curves_picture(tmp_path, 3)
     assert picture.dtype == np.uint8
     assert picture.shape == (480, 600, 3)

@@ -298,6 +298,30 @@ def test_wandb_mode_decides_unless_the_configuration_does(tmp_path, bare):
     record_and_read(tmp_path / "some", mode="offline")
 
 
+@pytest.mark.parametrize("word", ["", "offlin"])
+def test_a_mode_that_wandb_does_not_know_is_not_regarded(tmp_path, bare, caplog, word):
+    bare.setenv("WANDB_MODE", word)
+    record_and_read(tmp_path)
+    assert ("WANDB_MODE=offlin is not regarded" in caplog.text) == bool(word)
+
+
+def test_the_older_word_for_offline_is_understood(tmp_path, bare):
+    bare.setattr(logger_module, "obstacle", lambda: pytest.fail("a server was looked for"))
+    bare.setenv("WANDB_MODE", "dryrun")
+    record_and_read(tmp_path)
+
+
+def test_an_artefact_that_is_lost_takes_nothing_else_with_it(tmp_path, bare, caplog):
+    watcher = logger(tmp_path, mode="offline")
+    watcher.keep("tcm_bench", "code", lambda: {"train.py": tmp_path / "nowhere.py"})
+    assert "the artefact tcm_bench was not kept" in caplog.text
+    assert not watcher.lost
+    watcher.log_metrics({"train/loss": 1.0}, 1)
+    watcher.conclude({}, 0)
+    (found,) = stored(tmp_path)
+    assert found.history
+
+
 def test_a_server_that_cannot_be_reached_or_is_silent_or_refuses_the_key_means_offline_within_seconds(tmp_path, bare):
     class Refusal(http.server.BaseHTTPRequestHandler):
         def do_POST(self):

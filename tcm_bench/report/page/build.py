@@ -26,7 +26,7 @@ from tcm_bench.evaluation.deployment import Deployment, deploy
 from tcm_bench.evaluation.settings import Settings
 from tcm_bench.files import write_atomic
 from tcm_bench.report.claims import claims, summed_up
-from tcm_bench.report.comparison import BENCHMARKS, DASH, ENOUGH_SEEDS, FEW_SEEDS, counted, has_few_seeds
+from tcm_bench.report.comparison import BENCHMARKS, DASH, ENOUGH_SEEDS, FEW_SEEDS, cautions, counted, has_few_seeds
 from tcm_bench.report.deployed import deployment_figure, recorded
 from tcm_bench.report.figures import (
     ARMS,
@@ -153,7 +153,10 @@ def write_page(
         lead=[counted(found.rows, score(name)) for name in found.scores[1::-1]],
         claims=judged,
         foreign=[data for data in dict.fromkeys(found.rows["data"]) if data not in BENCHMARKS],
-        warning=f"Fewer than {ENOUGH_SEEDS} seeds: {FEW_SEEDS}." if has_few_seeds(found.rows) else "",
+        warnings=[
+            *(f"Fewer than {ENOUGH_SEEDS} seeds: {FEW_SEEDS}." for _ in range(has_few_seeds(found.rows))),
+            *(f"{text[0].upper()}{text[1:]}." for text in cautions(found)),
+        ],
         counts={
             "finished": sum(row.status == "finished" for row in rows),
             "all": len({*(r.run_id for r in (*planned, *rows))}),
@@ -315,7 +318,7 @@ def _section(
             section.notes.append(
                 "its two networks were tested on different data, so their images and classes are not compared"
             )
-    training = training_figure({arm: history for arm, history in histories.items() if history is not None})
+    training = training_figure(histories)
     if training:
         section.figures.append(
             (
@@ -332,8 +335,7 @@ def _are_alike(base: _Arm, tcm: _Arm) -> bool:
     assert base.vectors.labels is not None
     assert tcm.vectors.labels is not None
     return (
-        base.run.data_hash == tcm.run.data_hash
-        and torch.equal(base.vectors.labels, tcm.vectors.labels)
+        torch.equal(base.vectors.labels, tcm.vectors.labels)
         and np.array_equal(base.vectors.classes, tcm.vectors.classes)
         and np.array_equal(base.indices, tcm.indices)
     )
