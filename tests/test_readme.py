@@ -117,6 +117,7 @@ def test_every_training_command_composes(overrides, tmp_path):
     several = re.compile(r"=(?:(?:range|interval)\(([\d.]+),.*\)|([^,()\[{]+),.*)$")
     single = [several.sub(r"=\1\2", word) for word in overrides if word != "-m"]
     single = [re.sub(r"=my\.\w+$", f"={PROJECT_ROOT / 'train.py'}", word) for word in single]
+    single = [re.sub(r"^data.root=photographs$", f"data.root={PROJECT_ROOT / 'scripts'}", word) for word in single]
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
         assert len(compose("config", single).run_id) == 12
 

@@ -142,6 +142,8 @@ def markdown(found: Sequence[Choice], name: str, tolerance: float = TOLERANCE) -
         parts += [f"## {' '.join(choice.tried[0].of)}", _table(choice)]
         if choice.base is None:
             parts.append("No baseline with held-out classes has finished.")
+        elif not any(one.tcm for one in choice.tried):
+            parts.append("No TCM has been tried yet.")
         elif choice.tcm is None:
             parts.append("No TCM setting keeps R@1 and lowers OPIS.")
     return "\n\n".join(parts) + "\n"

@@ -259,6 +259,8 @@ def counted(rows: pd.DataFrame, metric: Score) -> str:
     improved = (change > 0) if metric.higher_is_better else (change < 0)
     shown = _changes(rows, metric)
     unit = "%" if metric.relative else "points"
+    if not len(change):
+        return f"{metric.title} is known of both arms in none of {len(rows)}"
     up, down = rows[f"{metric.name}_change_low"] > 0, rows[f"{metric.name}_change_high"] < 0
     if len(rows) == len(shown) == 1:
         text = f"{metric.title} changed by {shown.iloc[0]:+.1f} {unit}"

@@ -97,7 +97,9 @@ def fit_and_test(cfg: DictConfig, run_dir: Path, loggers: list[Logger]) -> Measu
         whole = filter(_is_whole, [] if starts_over(cfg) else checkpoints)  # until one is
         if is_first_process():
             (run_dir / DIVERGED).unlink(missing_ok=True)  # of an earlier start
-        trainer.fit(module, datamodule=parts.data, ckpt_path=next(whole, None))
+        if checkpoint := next(whole, None):
+            log.info("going on from %s", checkpoint)
+        trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint)
         selection = best.restore(module.embedder) if best else LAST_EPOCH
         write_progress(run_dir, TEST)
         trainer.test(module, datamodule=parts.data, verbose=False)

@@ -180,6 +180,11 @@ def faults(values: Mapping[str, Any]) -> Iterator[str]:
         >>> list(faults({"seed": -1}))
         ['seed must be a whole number from 0 to 4294967295, got -1']
     """
+    if "tcm.negative_margin" in values and values["tcm.negative_margin"] is None:  # as tcm=chosen leaves it
+        yield (
+            "no margins were chosen for this recipe: tcm=paper takes the published ones, +evidence=... those of a"
+            " recipe that has some, chosen.positive_margin=... and the other three of chosen your own"
+        )
     for key, limit in LIMITS.items():
         if key in values and not limit.holds(values[key]):
             yield f"{key} must be {limit.words}, got {_shown(values[key])}"

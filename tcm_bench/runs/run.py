@@ -53,6 +53,7 @@ LOCAL_PROCESSES = {
     "n_jobs": "${machine.jobs}",
     "accelerator": "${machine.accelerator}",
 }
+LOSS_OF_RECALL = 0.01  # by training: beyond what chance does to a test set
 LOCK_WAIT_S = 10  # a worker whose sweep was killed lets go of its run within a second, or a few on a busy machine
 
 _watching = threading.Event()
@@ -305,6 +306,12 @@ def summary(result: ledger.Result, run_dir: Path) -> str:
         + ", ".join(map(shown, consistency)),
         "  seen classes:   " + ", ".join(shown(name, "_seen") for name in (recall, *consistency)),
     ]
+    before, after = (result.metrics.get(name) for name in ("recall_at_1_before", "recall_at_1"))
+    if before is not None and after is not None and after < before - LOSS_OF_RECALL:
+        lines.append(
+            "  training made R@1 worse: try a lower optim.optimizer.lr or fewer trainer.max_epochs, on held-out classes"
+            " (docs/own-data.md)"
+        )
     if result.status == "debug":
         from tcm_bench.runs.debug import verdict
 

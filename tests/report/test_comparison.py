@@ -204,7 +204,7 @@ def test_no_runs_make_an_empty_report(tmp_path):
     table, path, _ = write_comparison([], tmp_path, "empty")
     assert len(table.read_text().splitlines()) == 1
     assert "no finished run" in path.read_text()
-    assert "OPIS fell in 0 of 0" in shown(comparison_table([]), 80)
+    assert "OPIS is known of both arms in none of 0" in shown(comparison_table([]), 80)
 
 
 @pytest.mark.parametrize(("width", "lines"), [(120, 1), (80, 2)])

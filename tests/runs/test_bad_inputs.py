@@ -115,6 +115,7 @@ CONFIGURATION = [  # refused by the configuration alone: status 2
     ("data=mnist data.root=nowhere", "data.root", "tcm-bench data prepare mnist"),
 ]
 VALUES = [  # refused by the same checks, asked without a process for each
+    ("tcm=chosen", "no margins were chosen for this recipe", "tcm=paper"),
     # keys
     ("+optim.lr=1", "unknown key 'optim.lr'"),
     ("optim/schedule=multi_step", "optim.schedule.milestones must be given"),

@@ -381,3 +381,11 @@ def test_missing_data_is_one_sentence_before_anything_starts(tmp_path):
     assert line.startswith("error: ")
     assert "/nowhere" in line
     assert not list(tmp_path.glob("runs/*"))
+
+
+def test_a_run_whose_training_made_recall_worse_says_so(tmp_path, vectors):
+    result, run_dir = run(tmp_path, *head(vectors))
+    told = "training made R@1 worse: try a lower optim.optimizer.lr"
+    for before, is_told in ((result.metrics["recall_at_1"] + 0.05, True), (result.metrics["recall_at_1"], False)):
+        changed = result.model_copy(update={"metrics": result.metrics | {"recall_at_1_before": before}})
+        assert (told in summary(changed, run_dir)) == is_told

@@ -26,7 +26,16 @@ from tcm_bench.evaluation.deployment import Deployment, deploy
 from tcm_bench.evaluation.settings import Settings
 from tcm_bench.files import write_atomic
 from tcm_bench.report.claims import claims, summed_up
-from tcm_bench.report.comparison import BENCHMARKS, DASH, ENOUGH_SEEDS, FEW_SEEDS, cautions, counted, has_few_seeds
+from tcm_bench.report.comparison import (
+    BEFORE,
+    BENCHMARKS,
+    DASH,
+    ENOUGH_SEEDS,
+    FEW_SEEDS,
+    cautions,
+    counted,
+    has_few_seeds,
+)
 from tcm_bench.report.deployed import deployment_figure, recorded
 from tcm_bench.report.figures import (
     ARMS,
@@ -225,12 +234,18 @@ def _table(found: Comparisons) -> list[dict[str, Any]]:
             "names": names[:3],
             "seeds": names[3],
             "anchor": _anchor(number) if runs else None,
+            "before": _before(row),
             "cells": [_cell(row, score(metric)) for metric in found.scores],
         }
         for number, (row, names, runs) in enumerate(
             zip(found.rows.to_dict("records"), row_names(found.rows), found.pairs, strict=True)
         )
     ]
+
+
+def _before(row: Mapping[str, Any]) -> str:
+    value = BEFORE.scale * row["recall_at_1_before"]
+    return DASH if math.isnan(value) else f"{value:.1f}"
 
 
 def _anchor(number: int) -> str:
