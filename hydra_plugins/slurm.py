@@ -60,7 +60,8 @@ class SlurmJobs(JobLauncher):
         ids = self._put_into_queue(jobs) if jobs else []
         if self.wait:
             try:
-                while ids and ((queue := _queue()) is None or not queue.isdisjoint(ids)):
+                # Also for one that Slurm only clears away, as it does for seconds before it queues a job again.
+                while ids and ((queue := _queue()) is None or not queue.keys().isdisjoint(ids)):
                     time.sleep(POLL_S)
             except KeyboardInterrupt:
                 say(f"the jobs go on without this command; `scancel {' '.join(self._names(ids))}` ends them")
@@ -191,19 +192,18 @@ def _leave(requeue: Callable[[int, Any], None], given: str | None) -> None:
     requeue(signal.SIGUSR2, None)  # ends the process, if it is the first of the job
 
 
-def _queue() -> set[str] | None:
-    """Slurm's names of this user's jobs that have not ended, each of an array by itself; None if it does not answer."""
+def _queue() -> dict[str, str] | None:
+    """States of this user's jobs by Slurm's names, each of an array by itself; None if it does not answer."""
     asked = ["squeue", "--noheader", "--all", "--array", "--format=%i %t", f"--user={os.getuid()}"]
     mine = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}  # one's own filters
     ran = subprocess.run(asked, capture_output=True, text=True, check=False, env=mine)
     if ran.returncode:
         return None
-    jobs = dict(line.split() for line in ran.stdout.splitlines())
-    return {job for job, state in jobs.items() if state != "CG"}  # which only clears away what has ended
+    return dict(line.split() for line in ran.stdout.splitlines())
 
 
 def _asked_again() -> set[str]:
-    """Slurm's names of this user's jobs, from a controller that may be busy.
+    """Slurm's names of this user's jobs that have not ended, from a controller that may be busy.
 
     Raises:
         ValueError: If it does not answer.
@@ -212,7 +212,7 @@ def _asked_again() -> set[str]:
         return set()
     for _ in range(TRIES):
         if (queue := _queue()) is not None:
-            return queue
+            return {job for job, state in queue.items() if state != "CG"}  # which only clears away what has ended
         time.sleep(POLL_S)
     raise ValueError("Slurm does not answer (squeue), so nobody knows what is in its queue: try again later")
 
