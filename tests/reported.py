@@ -22,8 +22,8 @@ def write_sweeps(output: Path, given: Path) -> Path:
     return output
 
 
-def write_page(output: Path) -> Path:
-    """The page of both sweeps."""
-    done = tcm_bench("report", "images", "vectors", "--output-dir", output)
+def write_page(output: Path, *sweeps: str) -> Path:
+    """The page of these sweeps."""
+    done = tcm_bench("report", *sweeps, "--output-dir", output)
     assert done.exit_code == 0, done.output
-    return output / "report" / "images-vectors.html"
+    return output / "report" / f"{'-'.join(sweeps)}.html"

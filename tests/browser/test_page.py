@@ -23,7 +23,8 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
-    return write_page(write_sweeps(tmp_path_factory.mktemp("outputs"), tmp_path_factory.mktemp("given")))
+    output = write_sweeps(tmp_path_factory.mktemp("outputs"), tmp_path_factory.mktemp("given"))
+    return write_page(output, "images", "vectors")
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def swept(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(swept) -> str:
-    return write_page(swept).read_text(encoding="utf-8")
+    return write_page(swept, "images", "vectors").read_text(encoding="utf-8")
 
 
 class Cells(HTMLParser):
@@ -112,8 +112,7 @@ def test_nothing_in_a_name_becomes_markup(swept, tmp_path):
     for run in listed.runs:
         run.choices["data"] = "<img src=x onerror=alert(1)>"
     ledger.write_sweep(output, "images", listed.runs)
-    assert tcm_bench("report", "images", "--output-dir", output).exit_code == 0
-    text = (output / "report" / "images.html").read_text(encoding="utf-8")
+    text = write_page(output, "images").read_text(encoding="utf-8")
     assert "<img src=x" not in text
     assert "&lt;img src=x" in text
 
@@ -123,8 +122,7 @@ def test_what_runs_have_not_stored_is_said_and_the_rest_is_there(swept, tmp_path
     for folder in ledger.run_dirs(output):
         (folder / ledger.EMBEDDINGS).unlink()
         (folder / ledger.HISTORY).write_text("half a ro")
-    assert tcm_bench("report", "images", "--output-dir", output).exit_code == 0
-    text = (output / "report" / "images.html").read_text(encoding="utf-8")
+    text = write_page(output, "images").read_text(encoding="utf-8")
     assert "its embeddings are not here" in text
     assert 'data-class="' not in text
     assert "The article&#39;s claims" in text or "The article's claims" in text
@@ -157,8 +155,7 @@ def test_a_page_is_made_where_two_comparisons_have_one_id_under_two_names(swept,
         ledger.write_result(output / "runs" / row.run_id, row)
         listed = [*listed, ledger.Run(**{name: getattr(row, name) for name in ledger.Run.model_fields})]
     ledger.write_sweep(output, "vectors", listed)
-    assert tcm_bench("report", "vectors", "--output-dir", output).exit_code == 0
-    text = (output / "report" / "vectors.html").read_text(encoding="utf-8")
+    text = write_page(output, "vectors").read_text(encoding="utf-8")
     assert '<a href="#c1">features</a>' in text
     assert '<a href="#c2">copied</a>' in text
 
@@ -182,9 +179,7 @@ def test_damaged_images_are_said_and_the_rest_of_the_page_is_there(swept, tmp_pa
     output = shutil.copytree(swept, tmp_path / "copy")
     for path in photographs:
         path.write_bytes(path.read_bytes()[:40])
-    done = tcm_bench("report", "images", "--output-dir", output)
-    assert done.exit_code == 0, done.output
-    text = (output / "report" / "images.html").read_text(encoding="utf-8")
+    text = write_page(output, "images").read_text(encoding="utf-8")
     assert "no images: " in text
     assert "data:image/jpeg" not in text
     assert 'data-class="' in text
@@ -196,8 +191,7 @@ def test_networks_trained_on_different_data_are_not_compared(swept, tmp_path):
         row = ledger.read_result(folder)
         row.data_hash = str(row.choices["tcm"])
         ledger.write_result(folder, row)
-    assert tcm_bench("report", "images", "--output-dir", output).exit_code == 0
-    text = (output / "report" / "images.html").read_text(encoding="utf-8")
+    text = write_page(output, "images").read_text(encoding="utf-8")
     assert "saw different data and cannot be compared, left out" in text
     assert 'class="comparison"' not in text
     assert "OPIS is known of both arms in none of 1." in text
@@ -209,8 +203,7 @@ def test_runs_measured_in_different_ways_are_said_not_to_be_comparable(swept, tm
         row = ledger.read_result(folder)
         row.threshold["c"] = 2.0 if row.choices["tcm"] == "none" else 1.0
         ledger.write_result(folder, row)
-    assert tcm_bench("report", "images", "--output-dir", output).exit_code == 0
-    text = (output / "report" / "images.html").read_text(encoding="utf-8")
+    text = write_page(output, "images").read_text(encoding="utf-8")
     assert "The runs measured OPIS with different settings (c) and cannot be compared." in text
 
 
@@ -220,8 +213,7 @@ def test_networks_tested_on_different_images_show_none_of_each_other(swept, tmp_
         if ledger.read_result(folder).choices["tcm"] == "none":
             stored = load_file(folder / ledger.EMBEDDINGS)
             save_file(stored | {"indices": stored["indices"].flip(0)}, folder / ledger.EMBEDDINGS)
-    assert tcm_bench("report", "images", "--output-dir", output).exit_code == 0
-    text = (output / "report" / "images.html").read_text(encoding="utf-8")
+    text = write_page(output, "images").read_text(encoding="utf-8")
     assert "were tested on different data" in text
     assert "data:image/jpeg" not in text
     assert 'type="application/json">' not in text

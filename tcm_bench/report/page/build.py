@@ -163,7 +163,7 @@ def write_page(
         claims=judged,
         foreign=[data for data in dict.fromkeys(found.rows["data"]) if data not in BENCHMARKS],
         warnings=[
-            *(f"Fewer than {ENOUGH_SEEDS} seeds: {FEW_SEEDS}." for _ in range(has_few_seeds(found.rows))),
+            *[f"Fewer than {ENOUGH_SEEDS} seeds: {FEW_SEEDS}."] * has_few_seeds(found.rows),
             *(f"{text[0].upper()}{text[1:]}." for text in cautions(found)),
         ],
         counts={
