@@ -193,6 +193,11 @@ def test_what_cannot_be_chosen_is_a_sentence(asked, sentence):
         deploy(*population(20, 5, seed=5), **asked)
 
 
+@pytest.mark.parametrize("rate", ["far", "frr"])
+def test_the_wanted_rate_is_reached_on_the_classes_that_choose(rate):
+    assert deploy(*population(20, 8, seed=5), rate=rate, wanted=0.2).reached == pytest.approx(0.2, abs=0.005)
+
+
 def test_two_classes_choose_and_two_judge():
     with pytest.raises(ValueError, match="2 of 3 classes would choose the threshold and 1 judge it; two of each"):
         deploy(*population(3, 5, seed=5), rate="far", wanted=0.5)
